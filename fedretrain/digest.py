@@ -1,0 +1,39 @@
+"""Canonical bytes and their SHA-256: what digests and signatures are taken over.
+
+``canonical_json`` sorts keys, writes no white space and refuses NaN, so that equal values have equal bytes.
+``weights_digest`` hashes arrays in order with dtype and shape in front of each one's little-endian bytes: the same
+numbers have the same digest however they were stored (``.keras`` files differ at every save).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def canonical_json(value: Any) -> bytes:
+    """UTF-8 JSON with sorted keys and no white space; raises ValueError on NaN or infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+
+
+def sha256(data: bytes) -> str:
+    """Lower-case hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of ``canonical_json(value)``."""
+    return sha256(canonical_json(value))
+
+
+def weights_digest(arrays: Iterable[NDArray[Any]]) -> str:
+    """SHA-256 over dtype, shape and little-endian C-order bytes of each array, in order."""
+    h = hashlib.sha256()
+    for array in arrays:
+        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        h.update(f"{array.dtype.name}{list(array.shape)};".encode())
+        h.update(little.reshape(-1).view(np.uint8).data)
+    return h.hexdigest()

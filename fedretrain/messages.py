@@ -1,0 +1,156 @@
+"""What travels between server and site, as values, and their form inside a Flower ``RecordDict``.
+
+Message types (Flower's, with our actions): ``query.prepare``, ``query.base``, ``train``. Every request and every reply
+has these records::
+
+    "body"     ConfigRecord {"json": canonical JSON of the value below, "format": "fedretrain.message/1"}
+    "arrays"   ArrayRecord, numpy serialisation; keys are variable positions (``fedretrain.contract.key``)
+    "metrics"  MetricRecord, replies to train only: "num-examples" and the site's claims, numbers only
+
+An update is a difference, site minus global, float32 as the variable is; frozen variables are in no message but
+``query.base``, which a site receives once. Requests are trusted to the degree the transport is; replies are decoded by
+``server.admission`` alone, never by the helpers here.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .contract import Contract
+from .digest import canonical_json
+from .errors import DeclinedRequest
+from .job import NamedConfig, TrainSection
+
+FORMAT = "fedretrain.message/1"
+PREPARE = "query.prepare"
+BASE = "query.base"
+TRAIN = "train"
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PrepareRequest(_Body):
+    """Asks a site whether its data fit.
+
+    ``architecture`` is the base model's JSON config (``fedretrain.architecture``), ``freeze`` the job's patterns, and
+    ``train`` is resolved: optimizer, loss and metrics are all given. The site keeps the request under the run's id
+    and looks it up there when it is asked to train.
+    """
+
+    kind: Literal["prepare"] = "prepare"
+    run: str
+    contract: Contract
+    architecture: str
+    freeze: tuple[str, ...] = ()
+    train: TrainSection
+    strategy: NamedConfig
+
+
+class PrepareReply(_Body):
+    """Counts and problems, never rows. ``needs_base``: the site's store lacks the base model."""
+
+    kind: Literal["prepare"] = "prepare"
+    run: str
+    site: str
+    contract: str
+    train_examples: int
+    validation_examples: int
+    needs_base: bool
+
+
+class BaseRequest(_Body):
+    """Carries every variable of the base model, once per site, stored there by digest."""
+
+    kind: Literal["base"] = "base"
+    run: str
+    base: str
+
+
+class BaseReply(_Body):
+    """The digest of what the site stored."""
+
+    kind: Literal["base"] = "base"
+    run: str
+    site: str
+    base: str
+
+
+class TrainRequest(_Body):
+    """One round's order. ``globals_digest`` is the weights digest of the arrays that come with it."""
+
+    kind: Literal["train"] = "train"
+    run: str
+    round: int
+    contract: str
+    globals_digest: str
+
+
+class TrainReply(_Body):
+    """What the update belongs to; the numbers are in the metrics record, the arrays are the update."""
+
+    kind: Literal["train"] = "train"
+    run: str
+    round: int
+    site: str
+    contract: str
+    globals_digest: str
+    update_digest: str
+
+
+class Declined(_Body):
+    """A site's refusal: a code and where, never a value."""
+
+    kind: Literal["declined"] = "declined"
+    run: str
+    site: str
+    code: str
+    where: str = ""
+    expected: str = ""
+
+
+Request = PrepareRequest | BaseRequest | TrainRequest
+Reply = PrepareReply | BaseReply | TrainReply | Declined
+RequestT = TypeVar("RequestT", PrepareRequest, BaseRequest, TrainRequest)
+
+
+def pack(
+    body: Request | Reply,
+    arrays: Mapping[str, NDArray[Any]] | None = None,
+    metrics: Mapping[str, int | float] | None = None,
+) -> RecordDict:
+    """The records of one message; ``arrays`` by variable key, made contiguous."""
+    records: dict[str, ArrayRecord | ConfigRecord | MetricRecord] = {
+        "body": ConfigRecord({"format": FORMAT, "json": canonical_json(body.model_dump(mode="json")).decode()})
+    }
+    if arrays is not None:
+        records["arrays"] = ArrayRecord({k: Array(np.ascontiguousarray(v)) for k, v in arrays.items()})
+    if metrics is not None:
+        records["metrics"] = MetricRecord(dict(metrics))
+    return RecordDict(records)
+
+
+def unpack_request(content: RecordDict, expected: type[RequestT]) -> RequestT:
+    """The typed body of a request, at a site.
+
+    Raises:
+        DeclinedRequest: ``request-invalid`` where it is not one of ours or of another version.
+    """
+    record = content.config_records.get("body")
+    if record is None or record.get("format") != FORMAT:
+        raise DeclinedRequest("request-invalid", "body", f"a {FORMAT} message; server and site versions differ")
+    try:
+        return expected.model_validate_json(str(record["json"]))
+    except (KeyError, ValidationError):
+        raise DeclinedRequest("request-invalid", "body", f"a {expected.__name__}") from None
+
+
+def request_arrays(content: RecordDict) -> dict[str, NDArray[Any]]:
+    """The arrays of a request by key, at a site; empty where there are none."""
+    record = content.array_records.get("arrays")
+    return {k: v.numpy() for k, v in record.items()} if record else {}

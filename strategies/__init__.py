@@ -1,0 +1,1 @@
+"""How updates are made at a site and combined at the server: one algorithm per file, pure numerics."""
