@@ -5,6 +5,7 @@
 """
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +20,7 @@ Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", desc
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -154,9 +155,10 @@ def load_job(path: Path) -> Job:
 def parse_job(raw: dict[str, Any], path: Path) -> Job:
     """Check the tables of a job file that was read from ``path``; raises ConfigurationError as ``load_job``."""
     try:
-        job = Job.model_validate(raw)
+        # Through JSON, where strict means "5" is no number while a string may still be a path and a list a tuple.
+        job = Job.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        raise ConfigurationError("\n".join(f"{path}: {_explain(e)}" for e in error.errors())) from None
+        raise ConfigurationError("\n".join(f"{path}: {line}" for line in _explain_all(error))) from None
     folder = path.parent.resolve()
     job = job.model_copy(
         update={
@@ -190,28 +192,66 @@ def site_files(job: Job) -> dict[str, Path]:
     return {f.stem: f for f in sorted(files, key=lambda f: f.stem)}
 
 
-def _explain(error: Any) -> str:
-    """One line for one pydantic error: key, expected, got, nearest valid key."""
+_EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text in quotes",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "too_short": "at least one",
+}
+
+
+def _explain_all(error: ValidationError) -> list[str]:
+    """One line per key, the innermost first to be found; a list that is short for its bad items is not said twice."""
+    lines: dict[str, str] = {}
+    for e in error.errors():
+        key, line = _explain(e)
+        if e["type"] != "too_short" or not any(known.startswith(f"{key}.") for known in lines):
+            lines.setdefault(key, f"{key}: {line}")
+    return list(lines.values())
+
+
+def _explain(error: Any) -> tuple[str, str]:
+    """The key of one pydantic error, and in words: expected, got, nearest valid key."""
     where = [str(part) for part in error["loc"]]
-    key = ".".join(where)
     if error["type"] == "extra_forbidden":
-        valid = _keys_at(where[:-1])
+        valid = sorted(_section_at([*where[:-1], "?"])[0].model_fields)
         near = difflib.get_close_matches(where[-1], valid, n=1, cutoff=0.0)
-        return f"{key}: unknown key; did you mean '{near[0]}'? Valid here: {', '.join(sorted(valid))}"
+        return ".".join(where), f"unknown key; did you mean '{near[0]}'? Valid here: {', '.join(valid)}"
+    section, known = _section_at(where)
     if error["type"] == "missing":
-        return f"{key}: required, but missing"
-    got = error.get("input")
-    shown = "" if isinstance(got, dict) else f", got {got!r}"
-    return f"{key}: {error['msg'].removeprefix('Value error, ')}{shown}"
+        return ".".join(known if known == where else [*known, where[-1]]), "required, but missing"
+    field = section.model_fields.get(known[-1]) if known else None
+    if error["type"] == "value_error" or field is None:
+        return ".".join(known), error["msg"].removeprefix("Value error, ")
+    expected = _EXPECTED.get(error["type"]) or error["msg"].removeprefix("Input should be ").removeprefix(
+        "String should "
+    )
+    purpose = f" ({field.description})" if field.description else ""
+    got = "" if known != where else f", got {error['input']!r}"
+    return ".".join(known), f"expected {expected}{purpose}{got}"
 
 
-def _keys_at(where: list[str]) -> list[str]:
-    """The keys the schema knows at a path such as ['train'] or ['holdout', '0']."""
-    model: type[BaseModel] = Job
+def _section_at(where: list[str]) -> tuple[type[BaseModel], list[str]]:
+    """The innermost section on the way to an error, and as much of its place as the user wrote in the file."""
+    section: type[BaseModel] = Job
+    known: list[str] = []
     for part in where:
-        if part.isdigit():
-            continue
-        field = model.model_fields[part]
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)
+        if not part.isdigit():
+            if part not in section.model_fields:
+                break
+            nested = _model_in(section.model_fields[part].annotation)
+            section = nested if nested and part != where[-1] else section
+        known.append(part)
+    return section, known
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The section class inside an annotation such as ``tuple[HoldoutSection, ...]`` or ``X | None``."""
+    for candidate in (annotation, *getattr(annotation, "__args__", ())):
+        if isinstance(candidate, type) and issubclass(candidate, _Section):
+            return candidate
+    return None
