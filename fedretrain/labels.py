@@ -1,0 +1,84 @@
+"""Labels against an output's label space, for every kind of output (``fedretrain.contract.OutputSpec``).
+
+An error names the output, or a label's position in the label space; never a label that was found.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import OutputSpec
+from .errors import DataMismatch
+
+Array = NDArray[Any]
+
+
+def check_labels(array: Array, spec: OutputSpec, rows: int) -> None:
+    """Check the labels of ``rows`` examples.
+
+    Raises:
+        DataMismatch: ``label-shape``, ``data-dtype``, ``data-not-finite``, or ``label-unknown`` where a label is
+            outside the label space.
+    """
+    shape = (rows, *_label_shape(spec))
+    if not _matches(array.shape, shape):
+        texts = ["n" if i == 0 else "any" if n is None else str(n) for i, n in enumerate(shape)]
+        same = "; as many rows as the inputs have" if array.ndim and len(array) != rows else ""
+        raise DataMismatch("label-shape", spec.name, f"[{', '.join(texts)}]{same}")
+    if array.dtype.kind not in "biuf":
+        raise DataMismatch("data-dtype", spec.name, f"labels as numbers, got {array.dtype.name}")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array if spec.kind == "multiclass" else array.astype(np.float32, copy=False))
+    if not finite.all():
+        raise DataMismatch("data-not-finite", spec.name, "finite labels")
+    if spec.kind == "multiclass":
+        _check_positions(array, spec)
+    elif spec.kind != "regression":
+        _check_shares(array, spec)
+
+
+def labels_as_array(array: Array, spec: OutputSpec) -> Array:
+    """Checked labels as the loss takes them: int32 [n, *shape[:-1]] for multiclass, else float32 [n, *shape]."""
+    multiclass = spec.kind == "multiclass"
+    if not multiclass and spec.shape[-1:] == (1,) and array.ndim == len(spec.shape):
+        array = array[..., np.newaxis]
+    elif multiclass and array.ndim == len(spec.shape) + 1:
+        array = array[..., 0]
+    return array.astype(np.int32 if multiclass else np.float32, copy=False)
+
+
+def _label_shape(spec: OutputSpec) -> tuple[int | None, ...]:
+    """Shape of one example's labels; a last axis of 1 may be left out."""
+    return (*spec.shape[:-1], 1) if spec.kind == "multiclass" else spec.shape
+
+
+def _matches(got: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    if expected[-1] == 1 and len(got) == len(expected) - 1 and len(got) > 0:
+        expected = expected[:-1]
+    return len(got) == len(expected) and all(n in (None, m) for n, m in zip(expected, got, strict=True))
+
+
+def _check_positions(array: Array, spec: OutputSpec) -> None:
+    """Whole numbers from 0 to one less than the number of labels."""
+    last = len(spec.labels) - 1
+    if ((array < 0) | (array > last) | (array != np.floor(array))).any():
+        raise DataMismatch("label-unknown", spec.name, f"whole numbers from 0 to {last}")
+
+
+def _check_shares(array: Array, spec: OutputSpec) -> None:
+    """0 and 1; for onehot also shares in between, which sum to 1 in each row."""
+    if spec.kind == "onehot":
+        wrong, expected = (array < 0) | (array > 1), "shares from 0 to 1"
+    else:
+        wrong, expected = (array != 0) & (array != 1), "0 or 1"
+    if spec.kind == "binary":
+        if wrong.any():
+            raise DataMismatch("label-unknown", spec.name, expected)
+        return
+    positions = np.flatnonzero(wrong.reshape(-1, wrong.shape[-1]).any(axis=0))
+    if positions.size:
+        position = int(positions[0])
+        raise DataMismatch("label-unknown", f"{spec.name} label {position} ({spec.labels[position]})", expected)
+    if spec.kind == "onehot" and (np.abs(array.sum(axis=-1, dtype=np.float64) - 1) > 1e-3).any():
+        raise DataMismatch("label-unknown", spec.name, "shares that sum to 1 in each row")
