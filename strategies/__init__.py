@@ -1,1 +1,5 @@
 """How updates are made at a site and combined at the server: one algorithm per file, pure numerics."""
+
+from .registry import make
+
+__all__ = ["make"]

@@ -1,0 +1,175 @@
+"""What a federated algorithm is made of: three parts, each replaceable on its own, and no I/O in any of them.
+
+Invariants:
+
+- State in, state out: a part holds settings only, what changes between rounds is passed in and returned.
+- The same updates give the same bits, in whatever order they arrived.
+- Arrays keep the dtype of their variable; a finite input never gives a non-finite output, it raises.
+
+``Arrays`` is a list of arrays in position order of the variables in question. An update is a difference, site minus
+global: *minus* the pseudo-gradient of Reddi et al. (2021). Only ``train`` variables go through the server optimizer;
+the aggregated update of an ``average`` variable is simply added.
+
+Use, in a round with a streaming aggregation::
+
+    state = strategy.aggregation.init(specs, total_weight=sum(declared_examples))
+    for update, examples in arriving:
+        state = strategy.aggregation.fold(state, update, examples)
+    update = strategy.aggregation.finish(state)
+    server_state, params = strategy.server.apply(server_state, params, update)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from fedretrain.contract import VariableSpec
+from fedretrain.errors import RunFailed
+
+Arrays = list[NDArray[Any]]
+State = Any
+
+
+@runtime_checkable
+class LocalObjective(Protocol):
+    """What a site adds to its loss. Implementations are frozen dataclasses: equal settings, equal value, hashable."""
+
+    def penalty(self, variables: Sequence[Any], anchors: Sequence[Any]) -> Any | None:
+        """A scalar tensor to add to the loss of one batch, or None to add nothing.
+
+        Args:
+            variables: The trainable Keras variables, as they are.
+            anchors: The same variables' values as received from the server, tensors or arrays of the same shapes.
+        """
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """An aggregation that folds each update into its state and forgets it."""
+
+    def init(self, specs: Sequence[VariableSpec], total_weight: int) -> State:
+        """The empty state for a round.
+
+        Args:
+            specs: One per array of an update, in order.
+            total_weight: Upper bound on the sum of weights that can arrive: what all sites asked have declared.
+        """
+        ...
+
+    def fold(self, state: State, update: Arrays, weight: int) -> State:
+        """The state with one more update; the one passed in must not be used again.
+
+        Raises:
+            RejectedUpdate: The update cannot be folded; the state passed in is as it was and stays usable.
+        """
+        ...
+
+    def finish(self, state: State) -> Arrays:
+        """The aggregate, in the shapes and dtypes of the specs.
+
+        Raises:
+            RunFailed: Nothing was folded.
+        """
+        ...
+
+
+@runtime_checkable
+class CoordinateWise(Protocol):
+    """An aggregation that needs the updates of all sites at once, one coordinate independent of the others."""
+
+    def reduce(self, stack: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
+        """The aggregate of a run of coordinates.
+
+        Args:
+            stack: Float [sites, k], sites in the order of their names; the caller chooses k to bound memory.
+            weights: Example counts, integer [sites].
+
+        Returns:
+            [k], in the dtype of ``stack``.
+
+        Raises:
+            RejectedUpdate: ``not-finite``.
+        """
+        ...
+
+
+@runtime_checkable
+class ServerOptimizer(Protocol):
+    """Turns the aggregated update into new parameters. Pure: arguments are never written to."""
+
+    def init(self, params: Arrays) -> Arrays:
+        """The state before the first round, as arrays that can be checkpointed; may be empty."""
+        ...
+
+    def apply(self, state: Arrays, params: Arrays, update: Arrays) -> tuple[Arrays, Arrays]:
+        """State and parameters after one round.
+
+        Args:
+            state: As returned by ``init`` or by the last ``apply``.
+            params: The global ``train`` variables.
+            update: The aggregated difference, same shapes and dtypes as ``params``.
+
+        Raises:
+            RunFailed: A result would not be finite in its variable's dtype.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One federated algorithm: what a site minimises, how updates are combined, how the server steps."""
+
+    name: str
+    local: LocalObjective
+    aggregation: Streaming | CoordinateWise
+    server: ServerOptimizer
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The site minimises its loss as it is (the local objective of everything but FedProx)."""
+
+    def penalty(self, variables: Sequence[Any], anchors: Sequence[Any]) -> None:
+        """Nothing to add."""
+
+
+class Settings(BaseModel):
+    """Base of the settings of one algorithm, under its paper's names; ``build`` gives the algorithm itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    name: ClassVar[str]
+
+    def build(self) -> Strategy:
+        """The algorithm with these settings."""
+        raise NotImplementedError
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The NumPy dtype of a variable, ``bfloat16`` included."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        brain: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return brain
+    return np.dtype(name)
+
+
+def finite_as(array: NDArray[Any], dtype: np.dtype[Any], position: int) -> NDArray[Any]:
+    """``array`` in ``dtype``; ``position`` is that among the arrays of the step, for the message.
+
+    Raises:
+        RunFailed: A value is not finite in that dtype.
+    """
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype, copy=False)
+    if not np.isfinite(cast).all():
+        raise RunFailed(
+            f"server optimizer, train variable {position}: expected finite {dtype.name} parameters, got a value "
+            "outside its range; lower server_learning_rate, or bound updates with participation.max_update_norm"
+        )
+    return cast
