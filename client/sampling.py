@@ -1,0 +1,74 @@
+"""Which examples a site trains on, in which order, and every other random choice of an update.
+
+Invariants:
+
+- Every choice follows from the job's seed, the site's name, the round and what the choice is for, and from nothing
+  else: not from the run, the process, or what the process did before. The same job has the same bits anywhere.
+- At least one example is trained on, and none is both trained and validated on.
+- A site's split is the same in every round of a job.
+
+Seeds are the first 8 bytes, big-endian, of SHA-256 over the canonical JSON of ``[what, seed, site, ...]``.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedretrain.digest import canonical_json, sha256
+from fedretrain.job import TrainSection
+
+MIN_COUNT = 5
+"""Fewest examples a metric may be about: a mean over fewer says too much about each of them (over one, everything)."""
+
+Indices = NDArray[np.intp]
+
+
+def seed_for(what: str, *parts: int | str) -> int:
+    """A seed in [0, 2**64) for one use, such as ``seed_for("split", job_seed, site)``."""
+    return int(sha256(canonical_json([what, *parts]))[:16], 16)
+
+
+def split(count: int, train: TrainSection, site: str) -> tuple[Indices, Indices]:
+    """Positions of a site's training and validation examples, each ascending.
+
+    The validation part is ``validation_fraction`` of the examples, rounded down; where that is less than
+    ``MIN_COUNT``, nothing about it could be reported, so it is empty and all examples are trained on.
+
+    Args:
+        count: Examples the site has, at least 1.
+        train: The job's train section.
+        site: The site's name.
+    """
+    held = min(int(count * train.validation_fraction), count - 1)
+    if held < MIN_COUNT:
+        held = 0
+    order = _rng("split", train.seed, site).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def batches(count: int, train: TrainSection, site: str, round_: int) -> Iterator[Indices]:
+    """Positions of each step's examples in one round, among ``count`` training examples.
+
+    Each epoch is a permutation of its own; its last batch is smaller where ``batch_size`` does not divide ``count``.
+    ``local_steps`` ends after that many batches, wherever in an epoch; otherwise there are ``local_epochs`` epochs.
+    """
+    epochs = itertools.count() if train.local_steps is not None else range(train.local_epochs or 1)
+    endless = (
+        order[start : start + train.batch_size]
+        for epoch in epochs
+        for order in [_rng("order", train.seed, site, round_, epoch).permutation(count)]
+        for start in range(0, count, train.batch_size)
+    )
+    return itertools.islice(endless, train.local_steps)
+
+
+def in_order(count: int, batch_size: int) -> Iterator[Indices]:
+    """All positions from 0 to ``count`` - 1 in batches, for evaluation."""
+    return (np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size))
+
+
+def _rng(what: str, *parts: Any) -> np.random.Generator:
+    return np.random.default_rng(seed_for(what, *parts))

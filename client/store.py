@@ -1,0 +1,105 @@
+"""What a site keeps between messages: base models by digest, and what it was asked to prepare by run.
+
+Invariants: a file is there whole or not at all; what is read is what was checked when it was written, or it counts as
+not there. No name that came in a message becomes part of a path.
+
+Layout of the folder::
+
+    base/<weights digest>.safetensors     every variable of a base model, by ``fedretrain.contract.key``
+    runs/<SHA-256 of the run's id>.json   the run's PrepareRequest, canonical JSON
+
+Several simulated sites may share one folder, also from several processes.
+"""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from fedretrain import atomic
+from fedretrain.contract import key
+from fedretrain.digest import sha256, weights_digest
+from fedretrain.errors import DeclinedRequest
+from fedretrain.messages import PrepareRequest
+
+log = logging.getLogger(__name__)
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class SiteStore:
+    """The folder described above; made when something is first put there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put_base(self, digest: str, arrays: list[NDArray[Any]]) -> None:
+        """Keep a base model under its weights digest.
+
+        Raises:
+            DeclinedRequest: ``request-invalid`` where the arrays have another digest.
+            MachineError: The disk does not take it.
+        """
+        from safetensors.numpy import save
+
+        path = self._base_path(digest)
+        if weights_digest(arrays) != digest:
+            raise DeclinedRequest("request-invalid", "base", "arrays with the digest that the request names")
+        atomic.make_folder(path.parent)
+        atomic.write_bytes(path, save({key(i): np.asarray(a, order="C") for i, a in enumerate(arrays)}))
+
+    def has_base(self, digest: str) -> bool:
+        """Whether there is a file for this base model; ``base`` still checks its content."""
+        return self._base_path(digest).is_file()
+
+    def base(self, digest: str) -> list[NDArray[Any]] | None:
+        """The base model's variables by position, or None where there is none, or a damaged one, which is removed."""
+        path = self._base_path(digest)
+        if not path.is_file():
+            return None
+        arrays = _read_arrays(path)
+        if arrays is None or weights_digest(arrays) != digest:
+            log.warning("%s: damaged, removed; the server will send the base model again", path)
+            path.unlink(missing_ok=True)
+            return None
+        return arrays
+
+    def put_run(self, run: str, request: PrepareRequest) -> None:
+        """Keep what a run asked for; the same run again replaces it. Raises MachineError."""
+        path = self._run_path(run)
+        atomic.make_folder(path.parent)
+        atomic.write_json(path, request.model_dump(mode="json"))
+
+    def run(self, run: str) -> PrepareRequest | None:
+        """What a run asked for, or None where there is nothing, or nothing readable."""
+        try:
+            return PrepareRequest.model_validate_json(self._run_path(run).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError):
+            log.warning("%s: not readable, ignored; the server will have to prepare this site again", run)
+            return None
+
+    def _base_path(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise DeclinedRequest("request-invalid", "base", "a SHA-256 in lower-case hexadecimal")
+        return self._folder / "base" / f"{digest}.safetensors"
+
+    def _run_path(self, run: str) -> Path:
+        return self._folder / "runs" / f"{sha256(run.encode())}.json"
+
+
+def _read_arrays(path: Path) -> list[NDArray[Any]] | None:
+    import ml_dtypes  # noqa: F401 - makes bfloat16 a dtype that safetensors can return
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        arrays = load_file(path)
+        return [arrays[key(i)] for i in range(len(arrays))]
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
