@@ -1,5 +1,5 @@
 """How updates are made at a site and combined at the server: one algorithm per file, pure numerics."""
 
-from .registry import make
+from .registry import local_objective, make
 
-__all__ = ["make"]
+__all__ = ["local_objective", "make"]
