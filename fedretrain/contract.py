@@ -82,7 +82,8 @@ class VariableSpec(_Frozen):
         count = 1
         for n in self.shape:
             count *= n
-        return count * np.dtype(self.dtype).itemsize
+        itemsize = 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize  # NumPy alone does not know it
+        return count * itemsize
 
 
 class Contract(_Frozen):

@@ -129,7 +129,7 @@ def pack(
         "body": ConfigRecord({"format": FORMAT, "json": canonical_json(body.model_dump(mode="json")).decode()})
     }
     if arrays is not None:
-        records["arrays"] = ArrayRecord({k: Array(np.ascontiguousarray(v)) for k, v in arrays.items()})
+        records["arrays"] = ArrayRecord({k: Array(np.asarray(v, order="C")) for k, v in arrays.items()})
     if metrics is not None:
         records["metrics"] = MetricRecord(dict(metrics))
     return RecordDict(records)
