@@ -53,8 +53,8 @@ class Adaptive:
         """One step of the module's rule; raises RunFailed where a parameter would not be finite."""
         count = len(params)
         delta = [d.astype(m.dtype, copy=False) for d, m in zip(update, state[:count], strict=True)]
-        ms = [self.beta_1 * m + (1 - self.beta_1) * d for m, d in zip(state[:count], delta, strict=True)]
-        vs = [self.second_moment(v, np.square(d)) for v, d in zip(state[count:], delta, strict=True)]
+        ms = [np.asarray(self.beta_1 * m + (1 - self.beta_1) * d) for m, d in zip(state[:count], delta, strict=True)]
+        vs = [np.asarray(self.second_moment(v, np.square(d))) for v, d in zip(state[count:], delta, strict=True)]
         stepped = [
             finite_as(x.astype(m.dtype, copy=False) + self.learning_rate * m / (np.sqrt(v) + self.tau), x.dtype, i)
             for i, (x, m, v) in enumerate(zip(params, ms, vs, strict=True))

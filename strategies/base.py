@@ -166,7 +166,7 @@ def finite_as(array: NDArray[Any], dtype: np.dtype[Any], position: int) -> NDArr
         RunFailed: A value is not finite in that dtype.
     """
     with np.errstate(over="ignore"):
-        cast = array.astype(dtype, copy=False)
+        cast = np.asarray(array).astype(dtype, copy=False)  # 0-d arithmetic gives scalars
     if not np.isfinite(cast).all():
         raise RunFailed(
             f"server optimizer, train variable {position}: expected finite {dtype.name} parameters, got a value "

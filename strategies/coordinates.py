@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedretrain.errors import RejectedUpdate
+from fedretrain.errors import RejectedUpdate, RunFailed
 
 
 def sorted_sites(stack: NDArray[Any]) -> NDArray[np.float64]:
@@ -20,3 +20,10 @@ def sorted_sites(stack: NDArray[Any]) -> NDArray[np.float64]:
     wide += 0.0  # -0.0 and 0.0 compare equal, and would keep the order they came in
     wide.sort(axis=0)
     return wide
+
+
+def rounded(values: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """``values`` in ``dtype``; raises RunFailed where the sum of float64 numbers near the limit has overflowed."""
+    if not np.isfinite(values).all():
+        raise RunFailed("coordinate-wise aggregation: expected a finite mean, got an overflow of float64")
+    return values.astype(dtype)

@@ -205,7 +205,7 @@ class FlowerStrategy:
 
 
 def _record(params: Mapping[str, NDArray[Any]]) -> ArrayRecord:
-    return ArrayRecord({key: Array(np.ascontiguousarray(value)) for key, value in params.items()})
+    return ArrayRecord({key: Array(np.asarray(value, order="C")) for key, value in params.items()})
 
 
 def _shared_claims(replies: Iterable[FlowerReply]) -> list[str]:

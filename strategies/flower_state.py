@@ -83,6 +83,6 @@ def _put(values: dict[str, Any], kind: str, name: str, item: str, array: NDArray
     elif kind == "l":
         values.setdefault(name, []).append(array)
     elif kind == "r":
-        values.setdefault(name, ArrayRecord())[item] = Array(np.ascontiguousarray(array))
+        values.setdefault(name, ArrayRecord())[item] = Array(np.asarray(array, order="C"))
     else:
         values.setdefault(name, {})[item] = array

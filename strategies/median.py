@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 
 from .base import Plain, Settings, Strategy
-from .coordinates import sorted_sites
+from .coordinates import rounded, sorted_sites
 from .server_optimizer import Sum
 
 
@@ -28,8 +28,7 @@ class CoordinateMedian:
         """[sites, k] -> [k], computed in float64 and rounded to the dtype of ``stack``."""
         values = sorted_sites(stack)
         count = len(values)
-        median: NDArray[Any] = (values[(count - 1) // 2] / 2 + values[count // 2] / 2).astype(stack.dtype)
-        return median
+        return rounded(values[(count - 1) // 2] / 2 + values[count // 2] / 2, stack.dtype)
 
 
 class Median(Settings):

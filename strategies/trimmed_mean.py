@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from .base import Plain, Settings, Strategy
-from .coordinates import sorted_sites
+from .coordinates import rounded, sorted_sites
 from .server_optimizer import Sum
 
 
@@ -39,8 +40,9 @@ class TrimmedMean:
         """[sites, k] -> [k], computed in float64 and rounded to the dtype of ``stack``."""
         values = sorted_sites(stack)
         cut = self.cut(len(values))
-        mean: NDArray[Any] = values[cut : len(values) - cut].mean(axis=0).astype(stack.dtype)
-        return mean
+        with np.errstate(over="ignore"):
+            mean = values[cut : len(values) - cut].mean(axis=0)
+        return rounded(mean, stack.dtype)
 
 
 class TrimmedMeanSettings(Settings):

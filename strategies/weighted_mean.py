@@ -135,7 +135,8 @@ def _peak(values: NDArray[Any]) -> float:
     """The greatest absolute value, NaN where there is one, 0 for an empty array."""
     if values.size == 0:
         return 0.0
-    return float(np.maximum(np.abs(np.float64(values.max())), np.abs(np.float64(values.min()))))
+    with np.errstate(invalid="ignore"):  # NaN is what is looked for
+        return float(np.maximum(np.abs(np.float64(values.max())), np.abs(np.float64(values.min()))))
 
 
 def _accumulate(total: NDArray[np.int64], values: NDArray[Any], factor: float) -> None:
