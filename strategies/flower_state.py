@@ -11,7 +11,7 @@ lists of arrays or ``ArrayRecord``; that covers every strategy Flower ships. Key
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -68,11 +68,16 @@ def _parts(name: str, value: Any) -> Saved | None:
         return {f"a:{name}": value}
     if isinstance(value, ArrayRecord):
         return {f"r:{name}/{key}": array.numpy() for key, array in value.items()}
-    if isinstance(value, dict) and value and all(isinstance(v, np.ndarray) for v in value.values()):
-        return {f"d:{name}/{key}": array for key, array in value.items()}
-    if isinstance(value, list) and value and all(isinstance(v, np.ndarray) for v in value):
-        return {f"l:{name}/{i:06d}": array for i, array in enumerate(value)}
+    if isinstance(value, dict) and _are_arrays(value.values()):
+        return {f"d:{name}/{key}": np.asarray(array) for key, array in value.items()}
+    if isinstance(value, list) and _are_arrays(value):
+        return {f"l:{name}/{i:06d}": np.asarray(array) for i, array in enumerate(value)}
     return None
+
+
+def _are_arrays(values: Collection[Any]) -> bool:
+    """Whether there are some, all of them arrays or what NumPy makes of a 0-d one."""
+    return bool(values) and all(isinstance(v, np.ndarray | np.number) for v in values)
 
 
 def _put(values: dict[str, Any], kind: str, name: str, item: str, array: NDArray[Any]) -> None:
