@@ -217,7 +217,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=_environment(),
+                env=environment(),
                 process_group=0,  # a terminal's Ctrl-C reaches the parent alone
             )
         if self._popen.stdin is None or self._popen.stdout is None:
@@ -281,7 +281,7 @@ class _Process:
                 pipe.close()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Imports as in this process, and one thread, so that bits do not depend on the number of cores."""
     paths = os.pathsep.join(str(Path(p or ".").absolute()) for p in sys.path)
     return {**os.environ, **_ONE_THREAD, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": paths}

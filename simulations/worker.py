@@ -18,7 +18,7 @@ A frame, in both directions::
                       {"kind": "request", "site", "message_type"}   body: the message's records
     from the worker   {"kind": "ready"}                             once, when everything slow is imported
                       {"kind": "reply"}                             body: the answer's records
-                      {"kind": "failed", "reason"}                  the class of an exception; its text stays in the log
+                      {"kind": "failed", "reason"}                  the class of an exception, never its text
 
 Use: ``python -m simulations.worker PARENT_PID module:callable``; the callable returns a ``Handler``.
 """
@@ -32,10 +32,10 @@ import signal
 import struct
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from flwr.app import RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
@@ -43,11 +43,15 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from fedretrain.errors import ConfigurationError
 
+from .lifeline import end_with
 from .poison import check_kind, poisoned
 
 HANDLER = "simulations.worker:SiteHandler"
+_SITES_READY = 256  # sites whose data a worker holds in memory
 _PREFIX = struct.Struct("<IQ")
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+if TYPE_CHECKING:
+    from client.site import Site
 
 log = logging.getLogger(__name__)
 Frame = tuple[dict[str, Any], bytes]
@@ -114,31 +118,32 @@ class SiteHandler:
         from client.trainer import Trainer, configure_process
 
         configure_process()
+        import keras  # noqa: F401  # seconds now, while nobody waits
+
         self._trainer = Trainer()
-        self._sites: dict[str, Any] = {}
 
     def configure(self, sites: Sites) -> None:
         """Serve the sites of this run; each site's data are read when it is first asked."""
-        from client.site import Site
-
-        from client.store import SiteStore
-        from fedretrain.dataset import load_npz
-
-        def loader(file: Path) -> Callable[[Any], Any]:
-            return lambda contract: load_npz(file, contract)
-
-        store = SiteStore(sites.store)
-        self._poison = sites.poison
-        self._sites = {
-            name: Site(name, loader(file), store, self._trainer, sites.allow_modules)
-            for name, file in sites.files.items()
-        }
+        self._of = sites
+        self._ready: dict[str, Site] = {}
 
     def handle(self, site: str, message_type: str, content: RecordDict) -> RecordDict:
         """The site's answer, spoilt where the run poisons this site."""
-        reply: RecordDict = self._sites[site].handle(message_type, content)
-        kind = self._poison.get(site)
+        reply = self._site(site).handle(message_type, content)
+        kind = self._of.poison.get(site)
         return poisoned(kind, reply) if kind else reply
+
+    def _site(self, name: str) -> "Site":
+        if name not in self._ready:
+            from client.site import Site
+            from client.store import SiteStore
+            from fedretrain.dataset import load_npz
+
+            if len(self._ready) >= _SITES_READY:
+                del self._ready[next(iter(self._ready))]
+            file, store = self._of.files[name], SiteStore(self._of.store)
+            self._ready[name] = Site(name, lambda c: load_npz(file, c), store, self._trainer, self._of.allow_modules)
+        return self._ready[name]
 
 
 def write_frame(stream: IO[bytes], header: dict[str, Any], body: bytes = b"") -> None:
@@ -190,7 +195,9 @@ def serve(handler: Handler, inbox: "queue.SimpleQueue[Frame]", answers: IO[bytes
         try:
             reply = encode(handler.handle(header["site"], header["message_type"], decode(body)))
         except Exception as error:
-            log.exception("site %s, message %s", header["site"], header["message_type"])
+            what = (header["site"], header["message_type"], type(error).__name__)
+            log.error("site %s, %s: failed with %s", *what)  # noqa: TRY400  # the text may quote data
+            log.debug("its text", exc_info=error)
             write_frame(answers, {"kind": "failed", "reason": type(error).__name__})
         else:
             write_frame(answers, {"kind": "reply"}, reply)
@@ -199,7 +206,7 @@ def serve(handler: Handler, inbox: "queue.SimpleQueue[Frame]", answers: IO[bytes
 def main(parent: int, handler: str) -> None:
     """Run a worker whose parent has process id ``parent``; returns never."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, when it has tidied up
-    _end_with(parent)
+    end_with(parent)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -215,17 +222,6 @@ def _read(requests: IO[bytes], inbox: "queue.SimpleQueue[Frame]") -> None:
     while (frame := read_frame(requests)) is not None:
         inbox.put(frame)
     os._exit(0)
-
-
-def _end_with(parent: int) -> None:
-    """Have the kernel end this process when the thread that started it ends (Linux only)."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before we asked
-        os._exit(0)
 
 
 if __name__ == "__main__":

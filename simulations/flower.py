@@ -1,0 +1,141 @@
+"""The engine ``flower``: the same job on Flower's own simulation runtime, through ``flwr run``.
+
+Invariants:
+
+- The app that runs is the staged one (``fedretrain.bundle``), on a SuperLink of its own (``simulations.superlink``).
+- What happens stands in the run's folder, written by the app; this module reads it there and keeps nothing itself.
+- However it ends, no process is left when ``run_flower`` returns.
+
+SuperLink starts a process with the ServerApp in it, and that starts Ray with one actor per worker; each actor keeps its
+trainer warm (``client.app``).
+"""
+
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fedretrain import errors
+from fedretrain.bundle import stage_app
+from fedretrain.errors import ConfigurationError, FedretrainError, MachineError
+from fedretrain.runfolder import RunFolder
+
+from .superlink import SuperLink
+
+LOG = "flower.log"
+_POLL_S = 0.2
+_QUIET_S = 15.0  # without an event for so long, Flower is asked whether the run still goes on; then after twice as long
+_QUIET_MOST_S = 60.0  # asking takes a process and seconds of a core
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+
+def run_flower(
+    folder: RunFolder, sites: int, workers: int, on_event: OnEvent | None = None, timeout: float | None = None
+) -> dict[str, Any]:
+    """Run a job on Flower's simulation runtime and return its result, as it stands in the run's folder.
+
+    Args:
+        folder: The run's folder, with the job in it. Flower's log goes there too, as ``flower.log``.
+        sites: How many site files the job has; each is one of Flower's nodes.
+        workers: How many Ray actors serve them.
+        on_event: Takes each event as it appears in the run's log.
+        timeout: Seconds after which the run is given up, to be resumed; None waits as long as it takes.
+
+    Raises:
+        ConfigurationError: Flower's simulation runtime is not installed.
+        MachineError: A process could not be started, the run ended without a word, or it took too long.
+        FedretrainError: What stopped the run on the server's side, as it stands in ``failure.json``.
+    """
+    if find_spec("ray") is None:
+        raise ConfigurationError("--engine flower: expected Ray, found none; install fedretrain[simulation]")
+    with tempfile.TemporaryDirectory(prefix="fedretrain-", ignore_cleanup_errors=True) as home:
+        watch = _Watch(folder, on_event, timeout)
+        return run_app(stage_app(Path(home)), watch, sites, workers)
+
+
+def run_app(app: Path, watch: "_Watch", sites: int, workers: int) -> dict[str, Any]:
+    """``run_flower`` for the Flower app in the folder ``app``; Flower keeps its own files beside that folder."""
+    folder = watch.folder
+    folder.failure.unlink(missing_ok=True)  # an earlier start's
+    federation = {
+        "num-supernodes": sites,
+        "client-resources-num-cpus": 1,
+        "init-args-num-cpus": max(1, min(workers, sites)),
+    }
+    with SuperLink(app.parent, folder.root / LOG) as link:
+        run = link.run(app, {"run": str(folder.root)}, federation)
+        _follow(link, run, watch)
+    return _result(folder)
+
+
+def _follow(link: SuperLink, run: str, watch: "_Watch") -> None:
+    """Return when the app has said how the run ended; raises MachineError where it is not going to."""
+    root = watch.folder.root
+    while not watch.ended():
+        if not link.alive or (watch.worried() and link.finished(run)):
+            if watch.ended():
+                return
+            raise MachineError(f"{root}: Flower ended the run without a result{link.tail()}")
+        if watch.overdue():
+            raise MachineError(f"{root}: no result in time; it can be resumed{link.tail()}")
+        time.sleep(_POLL_S)
+
+
+def _result(folder: RunFolder) -> dict[str, Any]:
+    """The result; raises what ``failure.json`` holds where there is none."""
+    if folder.result.exists():
+        result: dict[str, Any] = json.loads(folder.result.read_bytes())
+        return result
+    failure = json.loads(folder.failure.read_bytes())
+    kind = getattr(errors, str(failure.get("error")), MachineError)
+    if not issubclass(kind, FedretrainError) or kind.__init__ is not FedretrainError.__init__:
+        kind = ConfigurationError if getattr(kind, "exit_code", 1) == ConfigurationError.exit_code else MachineError
+    raise kind(str(failure.get("message", failure)))
+
+
+class _Watch:
+    """Passes on what an app writes into the run's folder from here on, and knows how long nothing came."""
+
+    def __init__(self, folder: RunFolder, on_event: OnEvent | None = None, timeout: float | None = None) -> None:
+        self.folder = folder
+        self._on_event = on_event
+        self._seen = folder.events.stat().st_size if folder.events.exists() else 0
+        self._last, self._patience = time.monotonic(), _QUIET_S
+        self._end = self._last + (timeout if timeout is not None else float("inf"))
+
+    def ended(self) -> bool:
+        """Pass on what is there; whether the app has said how the run ended."""
+        ended = self.folder.result.exists() or self.folder.failure.exists()
+        for event in self._events():
+            self._last, self._patience = time.monotonic(), _QUIET_S
+            if self._on_event is not None:
+                self._on_event(event)
+        return ended
+
+    def worried(self) -> bool:
+        """Whether it was quiet for long; once, then the quiet time counts anew, and has to be longer."""
+        worried = time.monotonic() > self._last + self._patience
+        if worried:
+            self._last, self._patience = time.monotonic(), min(2 * self._patience, _QUIET_MOST_S)
+        return worried
+
+    def overdue(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self._end
+
+    def _events(self) -> Iterator[dict[str, Any]]:
+        """Events that have not been read yet; a torn line, left by a start that was killed, is none."""
+        if not self.folder.events.exists():
+            return
+        with self.folder.events.open("rb") as file:
+            file.seek(self._seen)
+            whole = file.read().rpartition(b"\n")[0]
+        self._seen += len(whole) + 1 if whole else 0
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)

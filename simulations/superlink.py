@@ -1,0 +1,190 @@
+"""A SuperLink of our own, in simulation mode, for one run: started, given an app to run, and ended with all below it.
+
+Invariants:
+
+- It listens on loopback, on a port that was free, and works in an empty folder with a Flower home of its own, so
+  neither a checkout in the way nor the user's connections change what runs.
+- Telemetry, update check and the installation of dependencies are off.
+- When the context manager is left, it and every process below it are gone; so they are when this process is killed.
+
+What is ours is known by the Flower home in its environment (Linux); elsewhere Flower's own processes watch the one that
+started them.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from fedretrain.errors import MachineError
+
+from .pool import environment
+
+_CONNECTION = "simulation"
+_START_S = 120.0
+_CALL_S = 120.0
+_END_S = 5.0
+_POLL_S = 0.1
+_SETTINGS = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # says a future default, and silences the warning about it
+}
+
+
+class SuperLink:
+    """One SuperLink process.
+
+    Args:
+        home: An empty folder for Flower's home, its working folder and its connections.
+        log: File for what it and everything below it print; written afresh.
+
+    Raises:
+        MachineError: It does not start.
+    """
+
+    def __init__(self, home: Path, log: Path) -> None:
+        self._home, self._log = home / "flwr", log
+        self._work = home / "work"  # empty: Flower imports from where it works
+        for made in (self._home, self._work):
+            made.mkdir()
+        scripts = Path(sysconfig.get_path("scripts"))
+        self._flwr = str(scripts / "flwr")
+        self._environment = {
+            **environment(),
+            **_SETTINGS,
+            "FLWR_HOME": str(self._home),
+            "PATH": os.pathsep.join([str(scripts), os.environ.get("PATH", os.defpath)]),
+        }
+        self._port = _free_port()
+        connection = f'[superlink.{_CONNECTION}]\naddress = "127.0.0.1:{self._port}"\ninsecure = true\n'
+        (self._home / "config.toml").write_text(connection)
+        self._popen = self._launch(str(scripts / "flower-superlink"))
+
+    def __enter__(self) -> "SuperLink":
+        try:
+            self._wait_until_it_answers()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._popen.poll() is None
+
+    def run(self, app: Path, configuration: dict[str, str], federation: dict[str, Any]) -> str:
+        """``flwr run``: the id of the run that was started; raises MachineError where Flower refuses."""
+        settings = self._home / "run.toml"  # a file, so that no path needs quoting
+        settings.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in configuration.items()))
+        pairs = " ".join(f"{k}={json.dumps(v)}" for k, v in federation.items())
+        options = ["--run-config", str(settings), "--federation-config", pairs]
+        answer = self._call("run", str(app), _CONNECTION, *options)
+        return str(answer["run-id"])
+
+    def finished(self, run_id: str) -> bool:
+        """``flwr ls``: whether Flower holds the run for finished, however it ended."""
+        [run] = self._call("ls", _CONNECTION, "--run-id", run_id)["runs"]
+        return str(run["status"]).startswith("finished")
+
+    def tail(self, lines: int = 5) -> str:
+        """The end of the log and where it lies, as the end of an error message."""
+        with contextlib.suppress(OSError):
+            last = self._log.read_text(errors="replace").splitlines()[-lines:]
+            return f"; see {self._log}, which ends:\n" + "\n".join(last)
+        return f"; {self._log} cannot be read"
+
+    def end(self) -> None:
+        """End it and everything below it: asked first, then killed."""
+        for sent in (signal.SIGTERM, signal.SIGKILL):
+            for pid in self._processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, sent)
+            deadline = time.monotonic() + _END_S
+            while time.monotonic() < deadline:
+                if not self.alive and not self._processes():
+                    return
+                time.sleep(_POLL_S)
+
+    def _launch(self, command: str) -> subprocess.Popen[bytes]:
+        options = ["--insecure", "--simulation", "--isolation", "subprocess", "--host", "127.0.0.1"]
+        tied = [sys.executable, "-P", "-m", "simulations.lifeline", str(os.getpid()), command]
+        try:
+            with self._log.open("wb") as log:
+                return subprocess.Popen(
+                    [*tied, *options, "--port", str(self._port)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=self._work,
+                    env=self._environment,
+                    start_new_session=True,  # a terminal's Ctrl-C reaches us alone
+                )
+        except OSError as error:
+            raise MachineError(f"SuperLink cannot be started: {error}") from error
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + _START_S
+        while self.alive and time.monotonic() < deadline:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self._port}/health"):
+                return
+            time.sleep(_POLL_S)
+        raise MachineError(f"SuperLink does not answer on 127.0.0.1:{self._port}{self.tail()}")
+
+    def _call(self, *arguments: str) -> Any:
+        """One call of ``flwr`` and its JSON answer."""
+        call = [self._flwr, *arguments, "--format", "json"]
+        try:
+            done = subprocess.run(
+                call,
+                cwd=self._work,
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                timeout=_CALL_S,
+                check=False,
+            )
+            answer = json.loads(done.stdout)
+        except (OSError, subprocess.TimeoutExpired, ValueError) as error:
+            raise MachineError(f"{' '.join(call[:2])}: {error}{self.tail()}") from error
+        if not answer.get("success"):
+            raise MachineError(f"{' '.join(call[:2])}: {answer.get('error-message', answer)}")
+        return answer
+
+    def _output(self, call: list[str]) -> bytes:
+        done = subprocess.run(
+            call, cwd=self._work, env=self._environment, capture_output=True, timeout=_CALL_S, check=False
+        )
+        return done.stdout
+
+    def _processes(self) -> list[int]:
+        """Process ids of SuperLink and of all that was started below it."""
+        mark = f"FLWR_HOME={self._home}".encode()
+        found = [self._popen.pid] if self.alive else []
+        for file in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):  # gone, or not ours
+                if mark in file.read_bytes().split(b"\0"):
+                    found.append(int(file.parent.name))
+        return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
