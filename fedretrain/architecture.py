@@ -39,11 +39,15 @@ def to_json(model: "keras.Model") -> str:
 
     _check_no_sharing(model)
     try:
-        tree = keras.saving.serialize_keras_object(model)
-        # Numbers such as infinity are written as Python and Keras write them; they occur as attention masks.
-        return json.dumps(_stripped(tree), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return canonical(keras.saving.serialize_keras_object(model))
     except Exception as error:  # noqa: BLE001 - a layer's get_config may be the user's own code
         raise ModelRefused(f"model '{model.name}' cannot be written as an architecture: {_line(error)}") from None
+
+
+def canonical(tree: Any) -> str:
+    """Canonical JSON of a serialized Keras object, without what is no architecture."""
+    # Infinity is written as Python and Keras write it; it occurs in attention masks.
+    return json.dumps(_stripped(tree), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def fingerprint(architecture: str) -> str:
