@@ -27,3 +27,11 @@ def test_fewer_than_half_cannot_leave_the_others_range() -> None:
     bad = np.full((3, 50), 1e5, np.float32) * rng.choice([-1, 1], size=50)
     (got,) = aggregate(built("median"), [[u] for u in np.concatenate([bad, honest]).astype(np.float32)], [1] * 7)
     assert ((honest.min(axis=0) <= got) & (got <= honest.max(axis=0))).all()
+
+
+@pytest.mark.parametrize("name", ["median", "trimmed_mean"])
+def test_the_sign_of_zero_does_not_depend_on_the_order_of_sites(name: str) -> None:
+    """-0.0 and 0.0 are equal in any order of sites; the result is 0.0 with the same bits."""
+    for values in ((-0.0, 0.0, -0.0), (0.0, -0.0, -0.0), (-0.0, -0.0, 0.0)):
+        (got,) = aggregate(built(name), [[np.float32([v])] for v in values], [1, 1, 1])
+        assert got.tobytes() == np.float32([0.0]).tobytes()
