@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .allowlist import import_named
-from .architecture import MAX_JSON_BYTES, build, canonical, set_weights, to_json, weights_of
+from .architecture import MAX_JSON_BYTES, build, canonical, named_layers, set_weights, to_json, weights_of
 from .derive import variable_specs
 from .errors import ConfigurationError, ModelRefused
 from .hdf5 import check_hdf5
@@ -174,12 +174,21 @@ def _load_hdf5(model: "keras.Model", file: Path, name: str) -> None:
 
 
 def _load_checkpoint(model: "keras.Model", prefix: Path) -> None:
-    weights = weights_of(model)
-    wanted = [i for i, spec in enumerate(variable_specs(model)) if spec.rule != "local"]
-    arrays = read_variables(prefix, [model.variables[i] for i in wanted])
-    for i, array in zip(wanted, arrays, strict=True):
+    weights, specs = weights_of(model), variable_specs(model)
+    wanted = {i: (path, specs[i]) for i, path in enumerate(_paths(model)) if specs[i].rule != "local"}
+    for i, array in zip(wanted, read_variables(prefix, list(wanted.values())), strict=True):
         weights[i] = array
     set_weights(model, weights)
+
+
+def _paths(model: "keras.Model") -> list[str]:
+    """Where each variable is, "outer/layer/kernel"; Keras' own paths depend on how a model was built."""
+    paths = {}
+    for path, layer in named_layers(model):  # parents first: the innermost layer's path stays
+        for variable in layer.variables:
+            tail = variable.path.rpartition(f"{layer.name}/")[2]
+            paths[id(variable)] = f"{path}/{tail}"
+    return [paths.get(id(variable), variable.path) for variable in model.variables]
 
 
 def _model_bytes(model: "keras.Model") -> int:

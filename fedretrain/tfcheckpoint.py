@@ -3,12 +3,13 @@
 Only the checkpoint is read; no graph or function of a SavedModel is loaded. Variables are matched
 
 - by position, where the file lists the model's variables (``model.export``, SavedModels of Keras 2), or else
-- by name, with or without the model's own name in front (``tf.train.Checkpoint``, ``tf.saved_model.save``).
+- by name, whatever stands in front of the layer's (``tf.train.Checkpoint``, ``tf.saved_model.save``).
 
 States of random seeds are not looked for.
 """
 
 import difflib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .contract import VariableSpec
 from .errors import ConfigurationError
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -36,12 +38,12 @@ def checkpoint_prefix(path: Path) -> Path | None:
     return None
 
 
-def read_variables(prefix: Path, wanted: Sequence[Any]) -> list[NDArray[Any]]:
-    """Values for Keras variables.
+def read_variables(prefix: Path, wanted: Sequence[tuple[str, VariableSpec]]) -> list[NDArray[Any]]:
+    """Values for a model's variables.
 
     Args:
         prefix: As ``checkpoint_prefix`` returns it.
-        wanted: Keras variables in the model's order, without seed states.
+        wanted: Path ("outer/layer/kernel") and specification of each variable in the model's order, without seeds.
 
     Raises:
         ConfigurationError: It cannot be read, or the first variable that differs, with both shapes.
@@ -50,29 +52,34 @@ def read_variables(prefix: Path, wanted: Sequence[Any]) -> list[NDArray[Any]]:
 
     try:
         reader = tf.train.load_checkpoint(str(prefix))
-        shapes = reader.get_variable_to_shape_map()
         listed, named = _saved(reader)
     except Exception as error:  # noqa: BLE001 - a damaged checkpoint makes TensorFlow raise nearly anything
         line = str(error).strip().split("\n")[0]
         raise ConfigurationError(f"{prefix}: expected an undamaged checkpoint of a model: {line}") from None
-    keys = _by_position(listed, wanted) if listed else _by_name(named, wanted, prefix)
-    arrays = []
-    for variable, key in zip(wanted, keys, strict=True):
-        expected = f"{variable.dtype} {list(variable.shape)}"
-        array = np.asarray(reader.get_tensor(key)) if key in shapes else None
-        got = "nothing" if array is None else f"{array.dtype.name} {list(array.shape)}"
-        if array is None or got != expected:
-            raise ConfigurationError(
-                f"{prefix}: the first variable that differs is '{variable.path}': expected {expected} as in the "
-                f"architecture, got {got}; give the architecture this file was saved from"
-            )
-        arrays.append(array)
-    if listed and len(listed) > len(wanted):
-        raise ConfigurationError(
-            f"{prefix}: expected {len(wanted)} variables as in the architecture, got {len(listed)}; the first one too "
-            f"many has the shape {shapes[listed[len(wanted)]]}"
+    if listed and len(listed) != len(wanted):
+        shapes = [list(reader.get_tensor(key).shape) for key in listed]
+        expected = [list(spec.shape) for _, spec in wanted]
+        first = next((i for i, (a, b) in enumerate(zip(expected, shapes, strict=False)) if a != b), None)
+        where = (
+            ""
+            if first is None
+            else f"; the first that differs is number {first}, {expected[first]} and {shapes[first]}"
         )
-    return arrays
+        raise ConfigurationError(
+            f"{prefix}: expected {len(wanted)} variables as in the architecture, got {len(listed)}{where}"
+        )
+    keys = listed or [_by_name(named, path, prefix) for path, _ in wanted]
+    return [_checked(reader.get_tensor(key), *one, prefix) for key, one in zip(keys, wanted, strict=True)]
+
+
+def _checked(value: Any, path: str, spec: VariableSpec, prefix: Path) -> NDArray[Any]:
+    array = np.asarray(value)
+    if (array.shape, array.dtype.name) != (spec.shape, spec.dtype):
+        raise ConfigurationError(
+            f"{prefix}: the first variable that differs is '{path}': expected {spec.dtype} {list(spec.shape)} as in "
+            f"the architecture, got {array.dtype.name} {list(array.shape)}"
+        )
+    return array
 
 
 def _saved(reader: Any) -> tuple[list[str], dict[str, str]]:
@@ -92,23 +99,21 @@ def _saved(reader: Any) -> tuple[list[str], dict[str, str]]:
     }
 
 
-def _by_position(listed: list[str], wanted: Sequence[Any]) -> list[str]:
-    return [*listed, *[""] * len(wanted)][: len(wanted)]
+def _by_name(named: dict[str, str], path: str, prefix: Path) -> str:
+    """The key of the one variable whose name ends most like ``path``: in its layer's name and its own at least."""
+    fits = {name: _common_suffix(name, path) for name in named}
+    most = max(fits.values(), default=0)
+    best = [name for name, n in fits.items() if n == most]
+    if most < 2 or len(best) > 1:
+        near = difflib.get_close_matches(path, named, n=1, cutoff=0.0)
+        raise ConfigurationError(
+            f"{prefix}: the first variable that differs is '{path}': expected one of this name, got "
+            f"{'several' if most >= 2 else 'none'}, the nearest '{near[0] if near else ''}'; name the layers as they "
+            "were when saved"
+        )
+    return named[best[0]]
 
 
-def _by_name(named: dict[str, str], wanted: Sequence[Any], prefix: Path) -> list[str]:
-    inner: dict[str, set[str]] = {}
-    for name, key in named.items():
-        inner.setdefault(name.partition("/")[2], set()).add(key)
-    known = {name: next(iter(found)) for name, found in inner.items() if len(found) == 1} | named
-    keys = []
-    for variable in wanted:
-        key = known.get(variable.path) or known.get(variable.path.partition("/")[2])
-        if key is None:
-            near = difflib.get_close_matches(variable.path, named, n=1, cutoff=0.0)
-            raise ConfigurationError(
-                f"{prefix}: expected a variable '{variable.path}' of shape {list(variable.shape)}, got none of this "
-                f"name; the nearest is '{near[0] if near else ''}'; name the layers as they were when saved"
-            )
-        keys.append(key)
-    return keys
+def _common_suffix(a: str, b: str) -> int:
+    pairs = zip(reversed(a.split("/")), reversed(b.split("/")), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
