@@ -11,11 +11,12 @@ Everything here is pure: records in, a checked value or ``RejectedUpdate`` out. 
 An array travels as npy version 1.0: magic, two-byte header length, the header NumPy writes, C-order bytes.
 """
 
+import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
 from flwr.app import Array, RecordDict
@@ -61,19 +62,38 @@ class Expected:
 class Update:
     """An admitted reply: site minus global by position, all finite.
 
-    ``norm`` is its L2 norm over all variables; ``nbytes`` what its arrays took on the wire; ``flags`` says what was
-    put right; ``claims`` is what the site says of itself.
+    ``norm`` is its L2 norm over all variables; ``flags`` says what was put right; ``claims`` is what the site says of
+    itself.
     """
 
     site: str
     arrays: list[NDArray[Any]]
     examples: int
     norm: float
-    nbytes: int
     claims: Mapping[str, float]
     flags: tuple[str, ...] = ()
 
 
+Parameters = ParamSpec("Parameters")
+Value = TypeVar("Value")
+
+
+def _refusing(admit: Callable[Parameters, Value]) -> Callable[Parameters, Value]:
+    """Whatever a peer's records make a check raise, even MemoryError, becomes a refusal of that reply."""
+
+    @functools.wraps(admit)
+    def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Value:
+        try:
+            return admit(*args, **kwargs)
+        except RejectedUpdate:
+            raise
+        except Exception as error:
+            raise RejectedUpdate("malformed", f"the reply cannot be decoded ({type(error).__name__})") from error
+
+    return guarded
+
+
+@_refusing
 def admit_prepare(content: RecordDict, run: str, contract: str) -> PrepareReply | Declined:
     """The answer to a prepare request.
 
@@ -93,6 +113,7 @@ def admit_prepare(content: RecordDict, run: str, contract: str) -> PrepareReply 
     return body
 
 
+@_refusing
 def admit_base(content: RecordDict, run: str, site: str, base: str) -> BaseReply | Declined:
     """The receipt for the base model; raises RejectedUpdate where it is not one or names another model."""
     body = _body(content)
@@ -106,6 +127,7 @@ def admit_base(content: RecordDict, run: str, site: str, base: str) -> BaseReply
     return body
 
 
+@_refusing
 def admit_train(content: RecordDict, site: str, declared: int, expected: Expected) -> Update | Declined:
     """One round's update.
 
@@ -118,23 +140,34 @@ def admit_train(content: RecordDict, site: str, declared: int, expected: Expecte
     Raises:
         RejectedUpdate: With the code of the first thing that does not match.
     """
+    body = _body(content)
+    if isinstance(body, Declined):
+        return _declined(body, expected.run, site)
+    if not isinstance(body, TrainReply):
+        _malformed("expected the answer to a train request")
+    _check_train_body(body, site, expected)
+    examples, claims, flags = _metrics(content, declared)
+    arrays = _arrays(content, expected.variables)
+    norm = _finite_norm(arrays, expected.variables)
+    if weights_digest(arrays) != body.update_digest:
+        _malformed("the arrays do not have the update digest that the reply names")
+    return Update(site, arrays, examples, norm, claims, flags)
+
+
+def judged(outcome: RecordDict | RejectedUpdate, admit: Callable[[RecordDict], Value]) -> Value | RejectedUpdate:
+    """What ``admit`` makes of a reply, its refusal as a value; what was refused on the way already stays so."""
+    if isinstance(outcome, RejectedUpdate):
+        return outcome
     try:
-        body = _body(content)
-        if isinstance(body, Declined):
-            return _declined(body, expected.run, site)
-        if not isinstance(body, TrainReply):
-            _malformed("expected the answer to a train request")
-        _check_train_body(body, site, expected)
-        examples, claims, flags = _metrics(content, declared)
-        arrays, nbytes = _arrays(content, expected.variables)
-        norm = _finite_norm(arrays, expected.variables)
-        if weights_digest(arrays) != body.update_digest:
-            _malformed("the arrays do not have the update digest that the reply names")
-        return Update(site, arrays, examples, norm, nbytes, claims, flags)
-    except RejectedUpdate:
-        raise
-    except Exception as error:
-        raise RejectedUpdate("malformed", f"the reply cannot be decoded ({type(error).__name__})") from error
+        return admit(outcome)
+    except RejectedUpdate as refusal:
+        return refusal
+
+
+def wire_bytes(content: RecordDict) -> int:
+    """Bytes of all arrays in the records as they travel, npy headers included."""
+    arrays = (a for record in content.array_records.values() for a in record.values())
+    return sum(len(a.data) for a in arrays if isinstance(a.data, bytes))
 
 
 def _body(content: RecordDict) -> PrepareReply | BaseReply | TrainReply | Declined:
@@ -151,14 +184,15 @@ def _body(content: RecordDict) -> PrepareReply | BaseReply | TrainReply | Declin
         _malformed("expected a body record with format and json")
     except (ValidationError, UnicodeError, RecursionError):
         _malformed("expected a body of one of our replies")
-    if not _SITE.fullmatch(body.site):
+    anonymous = isinstance(body, Declined) and body.site == ""
+    if not anonymous and not _SITE.fullmatch(body.site):
         raise RejectedUpdate("site", "expected a site name of letters, digits, '.', '_', '-'")
     return body
 
 
 def _declined(body: Declined, run: str, site: str | None = None) -> Declined:
-    """A refusal with a code we know and texts that are safe to show."""
-    _belongs(body.run, run, body.site, site)
+    """A refusal with a known code and texts that are safe to show. It may come from one that knows no run or name."""
+    _belongs(body.run or run, run, body.site, site if body.site else None)
     if body.code not in DataMismatch.CODES | DeclinedRequest.CODES:
         _malformed("declined with a code that does not exist")
     return body.model_copy(update={"where": _plain(body.where), "expected": _plain(body.expected)})
@@ -202,8 +236,8 @@ def _claims(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {n: float(metrics[n]) for n in names[:CLAIMS_LIMIT] if abs(metrics[n]) < CLAIM_LIMIT}  # False for NaN
 
 
-def _arrays(content: RecordDict, variables: Mapping[str, VariableSpec]) -> tuple[list[NDArray[Any]], int]:
-    """The arrays in the contract's order, and their bytes on the wire."""
+def _arrays(content: RecordDict, variables: Mapping[str, VariableSpec]) -> list[NDArray[Any]]:
+    """The arrays in the contract's order."""
     record = content.array_records.get("arrays")
     if record is None:
         raise RejectedUpdate("variables", f"expected {len(variables)} arrays, got none")
@@ -213,8 +247,7 @@ def _arrays(content: RecordDict, variables: Mapping[str, VariableSpec]) -> tuple
     if missing or surplus:
         first = f"missing {missing[0]}" if missing else f"not expected {_shown(surplus[0])}"
         raise RejectedUpdate("variables", f"{len(missing)} missing, {len(surplus)} too many; {first}")
-    arrays = [_array(key, record[key], spec) for key, spec in variables.items()]
-    return arrays, sum(len(record[key].data) for key in variables)
+    return [_array(key, record[key], spec) for key, spec in variables.items()]
 
 
 def _array(key: str, array: Array, spec: VariableSpec) -> NDArray[Any]:

@@ -141,7 +141,10 @@ def _outcome(message: Message, node: int) -> RecordDict | RejectedUpdate:
         if message.has_error():
             kind = "late" if message.error.code in _UNDELIVERED else "declined"
             return RejectedUpdate(kind, f"Flower error {int(message.error.code)} instead of a reply")
-        sender, content = message.metadata.src_node_id, message.content
+        sender = message.metadata.src_node_id
+        content: object = message.content
+        if not isinstance(content, RecordDict):  # Flower does not look when it puts a message together
+            return RejectedUpdate("malformed", f"expected records, got a {type(content).__name__}")
     except Exception as error:  # noqa: BLE001 - as in _pull
         return RejectedUpdate("malformed", f"the reply cannot be decoded ({type(error).__name__})")
     if sender != node:

@@ -17,7 +17,7 @@ from fedretrain.digest import weights_digest
 from fedretrain.errors import RejectedUpdate
 from fedretrain.messages import BaseReply, Declined, PrepareReply, TrainReply, pack
 from server import admission
-from server.admission import Expected, Update, admit_base, admit_prepare, admit_train
+from server.admission import Expected, Update, admit_base, admit_prepare, admit_train, judged, wire_bytes
 
 from .grid import CONTRACT, changing_keys
 
@@ -79,7 +79,7 @@ def test_a_right_reply_is_admitted_without_copying() -> None:
     assert not any(a.flags.owndata for a in update.arrays)
     assert (update.site, update.examples, update.flags) == ("a", 5, ())
     assert update.norm == pytest.approx(math.sqrt(sum(n * n for n in (0, 1, 2, 3, 4, 5, 7, 8, 9))))
-    assert update.nbytes == 3 * 128 + 9 * 4
+    assert wire_bytes(content) == 3 * 128 + 9 * 4
     assert update.claims == {"val_loss": 0.25, "steps": 3.0}
 
 
@@ -279,6 +279,23 @@ def test_a_refusal_comes_through_with_its_code_and_safe_texts() -> None:
     assert refused(pack(declined.model_copy(update={"code": "drop table"}))) == "malformed"
     assert refused(pack(declined.model_copy(update={"site": "b"}))) == "site"
     assert refused(pack(declined.model_copy(update={"run": "r0"}))) == "stale"
+
+
+def test_a_site_that_knows_neither_run_nor_its_name_may_decline() -> None:
+    """It could not read the request, or its own configuration; the code is what counts."""
+    anonymous = Declined(run="", site="", code="request-invalid")
+    assert admit_train(pack(anonymous), "a", 10, EXPECTED) == anonymous
+    assert admit_prepare(pack(anonymous), "r1", "c") == anonymous
+
+
+def test_refusals_as_values() -> None:
+    """What the exchange refused stays so; what a check refuses becomes a value; the rest is what the check returns."""
+    late = RejectedUpdate("late", "")
+    assert judged(late, lambda _: 5) is late
+    assert judged(reply(), lambda _: 5) == 5
+    refusal = judged(reply(round=2), admit)
+    assert isinstance(refusal, RejectedUpdate)
+    assert refusal.code == "stale"
 
 
 PREPARED = PrepareReply(run="r1", site="a", contract="c", train_examples=9, validation_examples=1, needs_base=True)

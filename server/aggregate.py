@@ -1,0 +1,244 @@
+"""From the updates of one round to the next global model, whichever kind of algorithm the job names.
+
+Three kinds, one face (``Method``):
+
+- ``Streaming`` aggregation: each update is folded into integer sums and forgotten.
+- ``CoordinateWise`` aggregation: updates wait on disk, and are reduced a piece at a time.
+- A strategy written for Flower: updates wait on disk, and it sees them all.
+
+Invariants: the result does not depend on the order in which updates arrived; ``average`` variables never go through a
+server optimizer; parameters that are not finite are never returned.
+
+Use::
+
+    method = make_method(job, contract)
+    memory = method.begin(params)                          # or method.restore(what a checkpoint holds)
+    with Spool(...) as spool:
+        collector = method.collect(spool, total_weight, at_once=True)
+        collector.add("a", arrays, examples)               # on arrival
+        memory, params = method.advance(collector, admitted, before=checkpoint)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from fedretrain.contract import Contract, VariableSpec, keys
+from fedretrain.errors import RejectedUpdate, RunFailed
+from fedretrain.job import Job
+from strategies import make
+from strategies.base import Arrays, CoordinateWise, Strategy, Streaming, numpy_dtype
+
+from .checkpoint import Checkpoint
+from .spool import Spool
+
+if TYPE_CHECKING:
+    from strategies.flower import FlowerStrategy
+
+Memory = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What is known of an update besides its arrays, which the collector has."""
+
+    site: str
+    node: int
+    examples: int
+    claims: Mapping[str, float]
+
+
+class Collector:
+    """Keeps the updates of one round in the form its method needs.
+
+    Args:
+        streaming: The aggregation that folds, None where all updates have to wait on disk.
+        specs: The variables of every update.
+        spool: Where updates wait.
+        total_weight: Examples that all sites asked have declared.
+        at_once: Whether an update that is added is final; if not, ``take`` says later which are.
+    """
+
+    def __init__(
+        self,
+        streaming: Streaming | None,
+        specs: Sequence[VariableSpec],
+        spool: Spool,
+        total_weight: int,
+        *,
+        at_once: bool,
+    ) -> None:
+        self.spool = spool
+        self._streaming = streaming
+        self._at_once = at_once
+        self._state = streaming.init(specs, total_weight) if streaming else None
+
+    def add(self, site: str, update: Arrays, examples: int) -> None:
+        """An update has arrived; raises RejectedUpdate where it cannot be folded, MachineError on a full disk."""
+        if self._streaming and self._at_once:
+            self._state = self._streaming.fold(self._state, update, examples)
+        else:
+            self.spool.put(site, update)
+
+    def take(self, site: str, examples: int) -> None:
+        """An update that was added before counts; raises as ``add``."""
+        if self._streaming and not self._at_once:
+            self._state = self._streaming.fold(self._state, self.spool.arrays(site), examples)
+
+    def mean(self) -> Arrays:
+        """What was folded; raises RunFailed where that is nothing."""
+        if self._streaming is None:
+            raise RunFailed("aggregation: nothing was folded")
+        return self._streaming.finish(self._state)
+
+
+class Method(Protocol):
+    """One algorithm at the server, with what it remembers as named arrays."""
+
+    def begin(self, params: Arrays) -> Memory:
+        """What it remembers before the first round."""
+        ...
+
+    def restore(self, memory: Memory) -> None:
+        """Go on from what a checkpoint holds; raises RunFailed where that is another algorithm's."""
+        ...
+
+    def choose(self, before: Checkpoint, nodes: list[int], grid: Grid) -> list[int] | None:
+        """The nodes it wants in a round, None where it leaves that to the job."""
+        ...
+
+    def collect(self, spool: Spool, total_weight: int, *, at_once: bool) -> Collector:
+        """Where a round's updates go."""
+        ...
+
+    def advance(
+        self, collector: Collector, admitted: Sequence[Contribution], before: Checkpoint
+    ) -> tuple[Memory, Arrays]:
+        """What it remembers and the global changing variables after a round.
+
+        Args:
+            collector: Holds the updates.
+            admitted: Those that count, sorted by site.
+            before: The state before the round.
+
+        Raises:
+            RunFailed: The result is not finite, or the algorithm cannot work with these updates.
+        """
+        ...
+
+
+def make_method(job: Job, contract: Contract) -> Method:
+    """The method a job names; raises ConfigurationError for an unknown name or setting."""
+    strategy = make(job.strategy, job.train.seed)
+    return BuiltIn(strategy, contract) if isinstance(strategy, Strategy) else Foreign(strategy, contract)
+
+
+class BuiltIn:
+    """A ``strategies.base.Strategy``."""
+
+    def __init__(self, strategy: Strategy, contract: Contract) -> None:
+        self._strategy = strategy
+        self._specs = contract.changing_specs
+        self._trained = [i for i, spec in enumerate(self._specs) if spec.rule == "train"]
+
+    def begin(self, params: Arrays) -> Memory:
+        """The server optimizer's state."""
+        return _named(self._strategy.server.init([params[i] for i in self._trained]))
+
+    def restore(self, memory: Memory) -> None:
+        """Nothing: the state is passed in and returned."""
+
+    def choose(self, before: Checkpoint, nodes: list[int], grid: Grid) -> None:
+        """Left to the job."""
+
+    def collect(self, spool: Spool, total_weight: int, *, at_once: bool) -> Collector:
+        """Sums where the aggregation folds, else the spool."""
+        aggregation = self._strategy.aggregation
+        streaming = aggregation if isinstance(aggregation, Streaming) else None
+        return Collector(streaming, self._specs, spool, total_weight, at_once=at_once)
+
+    def advance(
+        self, collector: Collector, admitted: Sequence[Contribution], before: Checkpoint
+    ) -> tuple[Memory, Arrays]:
+        """The aggregated update, through the server optimizer where a variable is trained, else added."""
+        update = self._aggregate(collector, admitted)
+        state, trained = self._strategy.server.apply(
+            [before.server[name] for name in sorted(before.server)],
+            [before.params[i] for i in self._trained],
+            [update[i] for i in self._trained],
+        )
+        stepped = dict(zip(self._trained, trained, strict=True))
+        new = [
+            stepped[i] if i in stepped else p + u for i, (p, u) in enumerate(zip(before.params, update, strict=True))
+        ]
+        for i, values in enumerate(new):
+            if not np.isfinite(values).all():
+                raise RunFailed(f"aggregation: travelling variable {i} would hold NaN or infinity")
+        return _named(state), new
+
+    def _aggregate(self, collector: Collector, admitted: Sequence[Contribution]) -> Arrays:
+        aggregation = self._strategy.aggregation
+        if isinstance(aggregation, Streaming):
+            return collector.mean()
+        try:
+            return [self._reduce(aggregation, collector.spool, admitted, i) for i in range(len(self._specs))]
+        except RejectedUpdate as error:
+            raise RunFailed(f"aggregation: {error}") from error
+
+    def _reduce(
+        self, aggregation: CoordinateWise, spool: Spool, admitted: Sequence[Contribution], position: int
+    ) -> NDArray[Any]:
+        """One variable, a piece at a time."""
+        weights = np.array([c.examples for c in admitted])
+        pieces = [aggregation.reduce(s, weights) for s in spool.stacks([c.site for c in admitted], position)]
+        spec = self._specs[position]
+        return np.concatenate(pieces or [np.empty(0, numpy_dtype(spec.dtype))]).reshape(spec.shape)
+
+
+class Foreign:
+    """A strategy written for Flower; what it remembers lives in it."""
+
+    def __init__(self, strategy: "FlowerStrategy", contract: Contract) -> None:
+        self._strategy = strategy
+        self._specs = contract.changing_specs
+        self._keys = keys(contract.changing)
+
+    def begin(self, params: Arrays) -> Memory:  # noqa: ARG002 - the protocol's signature
+        """What it remembers when it was made."""
+        return self._strategy.state()
+
+    def restore(self, memory: Memory) -> None:
+        """Put back what it remembered."""
+        self._strategy.restore(memory)
+
+    def choose(self, before: Checkpoint, nodes: list[int], grid: Grid) -> list[int]:
+        """By the strategy's own ``configure_train``."""
+        return self._strategy.sample(before.round + 1, self._by_key(before.params), nodes, grid)
+
+    def collect(self, spool: Spool, total_weight: int, *, at_once: bool) -> Collector:
+        """The spool."""
+        return Collector(None, self._specs, spool, total_weight, at_once=at_once)
+
+    def advance(
+        self, collector: Collector, admitted: Sequence[Contribution], before: Checkpoint
+    ) -> tuple[Memory, Arrays]:
+        """By the strategy's own ``aggregate_train``."""
+        from strategies.flower import FlowerReply
+
+        replies = [
+            FlowerReply(c.site, c.node, self._by_key(collector.spool.arrays(c.site)), c.examples, c.claims)
+            for c in admitted
+        ]
+        new = self._strategy.aggregate(before.round + 1, self._by_key(before.params), replies)
+        return self._strategy.state(), [new[key] for key in self._keys]
+
+    def _by_key(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        return dict(zip(self._keys, arrays, strict=True))
+
+
+def _named(state: Arrays) -> Memory:
+    return {f"{i:05d}": array for i, array in enumerate(state)}

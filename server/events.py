@@ -1,0 +1,43 @@
+"""What happens in a run, as it happens: one line each in the run folder's event log, and a call to whoever watches.
+
+Format ``fedretrain.events/1``: an event is a JSON object with its kind under ``event``. Names of sites are sorted::
+
+    run-started         run_id, sites [name] (known beforehand, else empty), rounds, completed, changing_bytes,
+                        model_bytes; again at each resume
+    site-prepared       site, train_examples, validation_examples
+    site-declined       site, code, where, expected
+    round-started       round, sites [name]
+    reply               round, site, examples, norm, bytes, seconds, metrics {name: number}, flags [text]; in the first
+                        round it may be quarantined after this
+    quarantined         round, site, code, detail
+    round-finished      round, sites [name], admitted [reply], quarantined [{site, code, detail}], metrics, seconds,
+                        bytes_base, bytes_down, bytes_up, requests, replies
+    round-abandoned     round, reason
+    checkpoint          round
+    checkpoint-corrupt  file, used (the round it goes on from)
+    gate                the gate's report (``server.gate``)
+    released            release (its id)
+    rejected            reasons [text]
+    failed              reason
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fedretrain.runfolder import RunFolder
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """Call it with a kind and its fields; every number has to be finite."""
+
+    folder: RunFolder
+    watcher: Callable[[dict[str, Any]], None] | None = None
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Write the event down, then tell the watcher; raises MachineError on a full disk."""
+        entry = {"event": event, **fields}
+        self.folder.append_event(entry)
+        if self.watcher is not None:
+            self.watcher(entry)

@@ -1,0 +1,54 @@
+"""From a job to everything that is fixed before the first message is sent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fedretrain.contract import Contract, VariableSpec, keys
+from fedretrain.derive import derive_contract, resolve_train
+from fedretrain.errors import ConfigurationError
+from fedretrain.job import Job, TrainSection, site_files
+from fedretrain.modelfile import BaseModel, load_base
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run's constants.
+
+    Args:
+        run: The run's id.
+        job: As the operator wrote it.
+        train: The job's, resolved: optimizer, loss and metrics are given.
+        contract: Derived from model and job.
+        base: The model in use, that the run starts from.
+        expected: Names of the sites that should take part, where they are known beforehand.
+    """
+
+    run: str
+    job: Job
+    train: TrainSection
+    contract: Contract
+    base: BaseModel
+    expected: tuple[str, ...] = ()
+
+    @property
+    def variables(self) -> Mapping[str, VariableSpec]:
+        """The variables that travel, by key."""
+        return dict(zip(keys(self.contract.changing), self.contract.changing_specs, strict=True))
+
+
+def make_plan(job: Job, run: str) -> Plan:
+    """Open the model and derive what follows from it; loads TensorFlow.
+
+    Raises:
+        ConfigurationError: The model, or what the job asks of it, is not what it has to be; or the job asks for more
+            sites than it names.
+    """
+    expected = tuple(site_files(job)) if job.simulation is not None else ()
+    if expected and job.participation.min_sites > len(expected):
+        raise ConfigurationError(
+            f"participation.min_sites: expected at most {len(expected)}, the number of site files, "
+            f"got {job.participation.min_sites}"
+        )
+    base = load_base(job.model)
+    train = resolve_train(job.train, base.compile_config)
+    return Plan(run, job, train, derive_contract(job, base, train), base, expected)

@@ -1,0 +1,132 @@
+"""Which sites can take part: each is asked whether its data fit, and gets the base model if it lacks it.
+
+Invariants: a site that cannot take part costs nothing but itself; no name is used by two nodes; what a site declares
+here bounds what it may claim later.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from flwr.serverapp import Grid
+
+from fedretrain.contract import keys
+from fedretrain.errors import RejectedUpdate, RunFailed
+from fedretrain.messages import BASE, PREPARE, BaseReply, BaseRequest, Declined, PrepareReply, PrepareRequest, pack
+
+from .admission import admit_base, admit_prepare, judged, wire_bytes
+from .events import EventLog
+from .exchange import POLL_S, Question, exchange
+from .plan import Plan
+
+NODE_WAIT_S = 60.0  # how long a run waits for its nodes to be connected
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site that is ready to train: its node, and how many examples it declared."""
+
+    name: str
+    node: int
+    train_examples: int
+    validation_examples: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Who is ready, by name; why others are not, one line each; bytes of arrays that were sent for it."""
+
+    sites: dict[str, Site]
+    refusals: tuple[str, ...]
+    base_bytes: int
+
+
+def await_nodes(grid: Grid, wanted: int, at_least: int, limit_s: float = NODE_WAIT_S) -> list[int]:
+    """Node ids, ascending, as soon as ``wanted`` are connected, or what is there after ``limit_s`` seconds.
+
+    Raises:
+        RunFailed: Fewer than ``at_least``.
+    """
+    end = time.monotonic() + limit_s
+    while len(nodes := sorted(grid.get_node_ids())) < wanted and time.monotonic() < end:
+        time.sleep(POLL_S)
+    if len(nodes) < at_least:
+        raise RunFailed(
+            f"expected at least {at_least} sites to be connected within {limit_s:g} s, got {len(nodes)}; "
+            "start the missing ones, or lower participation.min_sites, and resume"
+        )
+    return nodes
+
+
+def prepare(plan: Plan, grid: Grid, nodes: Sequence[int], emit: EventLog, taken: Iterable[str] = ()) -> Prepared:
+    """Ask ``nodes`` whether they can take part, and bring the base model to those that lack it.
+
+    ``taken`` are names that other nodes bear already. Emits ``site-prepared`` or ``site-declined`` for each node.
+    """
+    ready: dict[str, tuple[Site, bool]] = {}
+    refusals = []
+    for node, answer in sorted(_ask(plan, grid, nodes).items()):
+        if isinstance(answer, PrepareReply) and answer.site not in ready and answer.site not in taken:
+            site = Site(answer.site, node, answer.train_examples, answer.validation_examples)
+            ready[site.name] = (site, answer.needs_base)
+        else:
+            refusals.append(_refusal(f"node {node}", answer))
+    base_bytes, without = _distribute(plan, grid, [site for site, lacks in ready.values() if lacks])
+    sites = {name: site for name, (site, _) in sorted(ready.items()) if name not in without}
+    refusals += without.values()
+    for refusal in refusals:
+        emit("site-declined", **refusal)
+    for site in sites.values():
+        counts = {"train_examples": site.train_examples, "validation_examples": site.validation_examples}
+        emit("site-prepared", site=site.name, **counts)
+    return Prepared(sites, tuple(_line(refusal) for refusal in refusals), base_bytes)
+
+
+def _ask(plan: Plan, grid: Grid, nodes: Sequence[int]) -> dict[int, PrepareReply | Declined | RejectedUpdate]:
+    """What each node answers first."""
+    request = PrepareRequest(
+        run=plan.run,
+        contract=plan.contract,
+        architecture=plan.base.architecture,
+        freeze=plan.job.model.freeze,
+        train=plan.train,
+        strategy=plan.job.strategy,
+    )
+    question = Question(pack(request), PREPARE, "prepare", plan.job.participation.deadline_s)
+    answers: dict[int, PrepareReply | Declined | RejectedUpdate] = {}
+    for arrival in exchange(grid, nodes, question):
+        answer = judged(arrival.outcome, partial(admit_prepare, run=plan.run, contract=plan.contract.digest))
+        answers.setdefault(arrival.node, answer)
+    return answers
+
+
+def _distribute(plan: Plan, grid: Grid, sites: Sequence[Site]) -> tuple[int, dict[str, dict[str, str]]]:
+    """Send the base model to ``sites``; bytes of arrays sent, and the refusals of those that did not store it."""
+    if not sites:
+        return 0, {}
+    request = BaseRequest(run=plan.run, base=plan.contract.base)
+    content = pack(request, dict(zip(keys(range(len(plan.base.weights))), plan.base.weights, strict=True)))
+    question = Question(content, BASE, "base", plan.job.participation.deadline_s)
+    names = {site.node: site.name for site in sites}
+    refusals: dict[str, dict[str, str]] = {}
+    for arrival in exchange(grid, sorted(names), question):
+        name = names[arrival.node]
+        answer = judged(arrival.outcome, partial(admit_base, run=plan.run, site=name, base=plan.contract.base))
+        if not isinstance(answer, BaseReply):
+            refusals.setdefault(name, _refusal(name, answer))
+    return wire_bytes(content) * len(sites), refusals
+
+
+def _refusal(who: str, answer: PrepareReply | Declined | RejectedUpdate) -> dict[str, str]:
+    """Why a node does not take part, as the event's fields; ``who`` stands in for a name it did not give."""
+    if isinstance(answer, Declined):
+        return {"site": answer.site or who, "code": answer.code, "where": answer.where, "expected": answer.expected}
+    if isinstance(answer, PrepareReply):
+        return {"site": who, "code": "site", "where": answer.site, "expected": "a name that no other node bears"}
+    return {"site": who, "code": answer.code, "where": "", "expected": answer.detail}
+
+
+def _line(refusal: dict[str, str]) -> str:
+    where = f" at {refusal['where']}" if refusal["where"] else ""
+    return f"{refusal['site']}: {refusal['code']}{where}" + (f" ({refusal['expected']})" if refusal["expected"] else "")

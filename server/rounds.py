@@ -1,0 +1,257 @@
+"""The round loop: sites prepare, then round after round of send, admit, aggregate, checkpoint.
+
+Invariants:
+
+- One site can never stop a run: whatever it sends or withholds costs its own reply, within the deadline.
+- What a round decides does not depend on the order in which replies arrive.
+- A round counts when its checkpoint is in place, and not before; nothing is announced earlier.
+- A round without enough updates changes nothing, and the run gives up after a bounded number of them.
+
+It cannot tell a deployment from a simulation: it sees a Flower ``Grid``.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from fedretrain.crashpoint import crash_point
+from fedretrain.digest import weights_digest
+from fedretrain.errors import ConfigurationError, RunFailed
+from fedretrain.messages import TRAIN, TrainRequest, pack
+from fedretrain.runfolder import RunFolder
+from strategies.base import Arrays
+
+from . import checkpoint
+from .admission import Expected, wire_bytes
+from .aggregate import Memory, make_method
+from .checkpoint import Checkpoint
+from .events import EventLog
+from .exchange import Question, exchange
+from .intake import Bounds, Intake
+from .norms import l2_norm
+from .plan import Plan
+from .prepare import Prepared, Site, await_nodes, prepare
+from .spool import Spool
+
+ABANDONED_IN_A_ROW = 2  # after so many rounds without enough updates the run stops
+
+
+@dataclass
+class Traffic:
+    """Bytes of arrays since the last round that counted, and the messages that carried them."""
+
+    base: int = 0
+    down: int = 0
+    up: int = 0
+    requests: int = 0
+    replies: int = 0
+
+
+class Rounds:
+    """The rounds of one run.
+
+    Args:
+        plan: What is fixed.
+        grid: Where the sites are.
+        folder: Where checkpoints and waiting updates lie.
+        emit: Takes the events.
+
+    Raises:
+        ConfigurationError: The strategy's name or settings are wrong, or the run began with another model or data.
+    """
+
+    def __init__(self, plan: Plan, grid: Grid, folder: RunFolder, emit: EventLog) -> None:
+        self._plan = plan
+        self._grid = grid
+        self._folder = folder
+        self._emit = emit
+        self._method = make_method(plan.job, plan.contract)
+        self._sites: dict[str, Site] = {}
+        self._forgetful: set[int] = set()
+        self._traffic = Traffic()
+        self.prepare_seconds = 0.0
+
+    def run(self) -> Checkpoint:
+        """From where the run stands to the state after its last round.
+
+        Raises:
+            RunFailed: Too few sites, or too many rounds in a row that could not be completed. The state is kept.
+            MachineError: The disk, or the way to the sites.
+        """
+        state = self._resume() or self._begin()
+        contract = self._plan.contract
+        self._emit(
+            "run-started",
+            run_id=self._plan.run,
+            sites=list(self._plan.expected),
+            rounds=self._plan.train.rounds,
+            completed=state.round,
+            changing_bytes=contract.changing_nbytes,
+            model_bytes=contract.nbytes,
+        )
+        if state.round < self._plan.train.rounds:
+            self._gather()
+        while state.round < self._plan.train.rounds:
+            state = self._next(state)
+        return state
+
+    def _begin(self) -> Checkpoint:
+        params = [self._plan.base.weights[i] for i in self._plan.contract.changing]
+        memory = self._method.begin(params)
+        return Checkpoint(self._plan.run, self._plan.contract.digest, 0, params, memory, (), ())
+
+    def _resume(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies, None where the run begins."""
+        state, corrupt = checkpoint.load_newest(self._folder.state)
+        for file in corrupt:
+            self._emit("checkpoint-corrupt", file=file, used=state.round if state else 0)
+        if state is None:
+            return None
+        if (state.run, state.contract) != (self._plan.run, self._plan.contract.digest):
+            raise ConfigurationError(
+                f"{self._folder.root}: the model, or data the contract is derived from, changed since the run began; "
+                "put them back, or start another run"
+            )
+        self._method.restore(state.server)
+        return state
+
+    def _gather(self) -> None:
+        """Prepare all nodes."""
+        start = time.monotonic()
+        at_least = self._plan.job.participation.min_sites
+        nodes = await_nodes(self._grid, len(self._plan.expected) or at_least, at_least)
+        prepared = self._prepare(nodes)
+        self.prepare_seconds = time.monotonic() - start
+        if len(self._sites) < at_least:
+            raise RunFailed(
+                f"expected at least {at_least} sites that can train (participation.min_sites), "
+                f"got {len(self._sites)}; declined: {'; '.join(prepared.refusals)}"
+            )
+
+    def _prepare(self, nodes: Iterable[int]) -> Prepared:
+        prepared = prepare(self._plan, self._grid, sorted(nodes), self._emit, taken=self._sites)
+        self._sites |= prepared.sites
+        self._traffic.base += prepared.base_bytes
+        return prepared
+
+    def _bring_back(self) -> None:
+        """Sites that lost what they were given are prepared once more."""
+        if self._forgetful:
+            self._sites = {n: s for n, s in self._sites.items() if s.node not in self._forgetful}
+            self._prepare(self._forgetful)
+            self._forgetful = set()
+
+    def _next(self, state: Checkpoint) -> Checkpoint:
+        """The state after one more round, tried again where it had to be abandoned."""
+        number = state.round + 1
+        reason = ""
+        for attempt in range(ABANDONED_IN_A_ROW):
+            self._bring_back()
+            try:
+                return self._round(state, number, attempt)
+            except RunFailed as failed:
+                reason = str(failed)
+                self._method.restore(state.server)
+                self._emit("round-abandoned", round=number, reason=reason)
+        raise RunFailed(
+            f"round {number}: abandoned {ABANDONED_IN_A_ROW} times in a row, the last time because {reason}; "
+            f"the state after round {state.round} is kept and the run can be resumed"
+        )
+
+    def _round(self, state: Checkpoint, number: int, attempt: int) -> Checkpoint:
+        """One round; raises RunFailed where it has to be abandoned."""
+        start = time.monotonic()
+        asked = self._choose(state, number, attempt)
+        self._emit("round-started", round=number, sites=[site.name for site in asked])
+        with Spool(self._folder.spool, self._plan.contract.changing_specs) as spool:
+            intake = self._ask(state, number, asked, spool)
+            memory, params = self._combine(intake, state)
+        crash_point("aggregated")
+        record = self._record(intake, number, asked, time.monotonic() - start)
+        norms = tuple(intake.admitted[name].norm for name in sorted(intake.admitted))
+        advanced = Checkpoint(state.run, state.contract, number, params, memory, norms, (*state.history, record))
+        checkpoint.save(self._folder.state, advanced)
+        crash_point("checkpoint-committed")
+        self._traffic = Traffic()
+        self._emit("checkpoint", round=number)
+        self._emit("round-finished", **record)
+        return advanced
+
+    def _choose(self, state: Checkpoint, number: int, attempt: int) -> list[Site]:
+        """The sites asked in a round, by name."""
+        names, nodes = sorted(self._sites), {site.node: site for site in self._sites.values()}
+        in_order = [self._sites[name].node for name in names]
+        wanted = self._method.choose(state, in_order, self._grid)
+        if wanted is not None:
+            return [nodes[node] for node in wanted]
+        participation = self._plan.job.participation
+        seed = (self._plan.train.seed, number, attempt)
+        return [self._sites[name] for name in sample(names, participation.fraction, participation.min_sites, seed)]
+
+    def _ask(self, state: Checkpoint, number: int, asked: Sequence[Site], spool: Spool) -> Intake:
+        """Send the global values to the sites and take their replies until all are in or the deadline has passed."""
+        contract, participation = self._plan.contract, self._plan.job.participation
+        expected = Expected(self._plan.run, number, contract.digest, weights_digest(state.params), self._plan.variables)
+        bounds = Bounds(state.norms, l2_norm(state.params), participation.max_update_norm)
+        declared = sum(site.train_examples for site in asked)
+        collector = self._method.collect(spool, declared, at_once=bounds.known)
+        intake = Intake(expected, asked, bounds, collector, self._emit)
+        question = self._question(expected, state.params, len(asked))
+        for arrival in exchange(self._grid, [site.node for site in asked], question):
+            intake.receive(arrival)
+        intake.settle()
+        self._forgetful = intake.forgetful
+        self._traffic.up += intake.bytes_up
+        self._traffic.replies += intake.replies
+        return intake
+
+    def _question(self, expected: Expected, params: Arrays, sites: int) -> Question:
+        order = TrainRequest(
+            run=expected.run,
+            round=expected.round,
+            contract=expected.contract,
+            globals_digest=expected.globals_digest,
+        )
+        content = pack(order, dict(zip(expected.variables, params, strict=True)))
+        self._traffic.down += wire_bytes(content) * sites
+        self._traffic.requests += sites
+        return Question(content, TRAIN, str(expected.round), self._plan.job.participation.deadline_s)
+
+    def _combine(self, intake: Intake, state: Checkpoint) -> tuple[Memory, Arrays]:
+        """What the admitted updates make of the global values; raises RunFailed where they are too few."""
+        quorum = self._plan.job.participation.min_sites
+        if len(intake.admitted) < quorum:
+            reasons = "; ".join(f"{q.site}: {q.code}" for q in intake.quarantined)
+            raise RunFailed(
+                f"expected at least {quorum} updates (participation.min_sites), got {len(intake.admitted)} ({reasons})"
+            )
+        return self._method.advance(intake.collector, intake.contributions(), state)
+
+    def _record(self, intake: Intake, number: int, asked: Sequence[Site], seconds: float) -> dict[str, Any]:
+        """What is kept of a round for ever; plain JSON."""
+        traffic = self._traffic
+        return {
+            "round": number,
+            "sites": [site.name for site in asked],
+            "admitted": [asdict(intake.admitted[name]) for name in sorted(intake.admitted)],
+            "quarantined": [asdict(q) for q in sorted(intake.quarantined, key=lambda q: (q.site, q.code))],
+            "metrics": intake.metrics(),
+            "seconds": round(seconds, 3),
+            "bytes_base": traffic.base,
+            "bytes_down": traffic.down,
+            "bytes_up": traffic.up,
+            "requests": traffic.requests,
+            "replies": traffic.replies,
+        }
+
+
+def sample(names: Sequence[str], share: float, at_least: int, seed: Sequence[int]) -> list[str]:
+    """A share of the names, rounded up, and never fewer than ``at_least``, drawn without replacement; sorted."""
+    count = min(len(names), max(at_least, math.ceil(round(share * len(names), 9))))
+    drawn = np.random.default_rng(list(seed)).choice(len(names), count, replace=False)
+    return [sorted(names)[i] for i in sorted(drawn.tolist())]
