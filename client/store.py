@@ -94,7 +94,6 @@ class SiteStore:
 
 
 def _read_arrays(path: Path) -> list[NDArray[Any]] | None:
-    import ml_dtypes  # noqa: F401 - makes bfloat16 a dtype that safetensors can return
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

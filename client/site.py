@@ -1,0 +1,185 @@
+"""A partner site: answers the server's requests with counts, numbers and arrays.
+
+Invariants:
+
+- Every request has an answer; nothing raises. What goes wrong becomes a ``Declined`` with a code.
+- No row, value or file name of the site's data, and no text of an exception, is in an answer or in the log. The log
+  has where an unexpected error arose and its class; its text only at level DEBUG, for such texts quote data.
+- Nothing is stored, built or trained before what it comes from is checked.
+"""
+
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flwr.app import RecordDict
+from numpy.typing import NDArray
+
+from fedretrain.architecture import fingerprint
+from fedretrain.contract import Contract, keys
+from fedretrain.dataset import Dataset, as_arrays, check_dataset
+from fedretrain.digest import weights_digest
+from fedretrain.errors import DataMismatch, DeclinedRequest
+from fedretrain.messages import (
+    BASE,
+    PREPARE,
+    TRAIN,
+    BaseReply,
+    BaseRequest,
+    Declined,
+    PrepareReply,
+    PrepareRequest,
+    TrainReply,
+    TrainRequest,
+    pack,
+    unpack_request,
+)
+
+from .incoming import all_arrays, changing_arrays
+from .sampling import split
+from .store import SiteStore
+from .trainer import Order, Trainer
+
+log = logging.getLogger(__name__)
+
+
+class Site:
+    """One site.
+
+    Args:
+        name: The site's name; its random choices follow from it.
+        load: Reads the site's data as the contract names them; raises DataMismatch. Called once per contract.
+        store: What the site keeps.
+        trainer: What trains; may be shared with other sites in this process.
+        allow_modules: Modules of this site whose layer classes a model may use.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[Contract], Dataset],
+        store: SiteStore,
+        trainer: Trainer,
+        allow_modules: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self._load = load
+        self._store = store
+        self._trainer = trainer
+        self._allow_modules = tuple(allow_modules)
+        self._data: tuple[str, Dataset] | None = None
+
+    def handle(self, message_type: str, content: RecordDict) -> RecordDict:
+        """The answer to one request, whatever is in it; see ``fedretrain.messages`` for both."""
+        run = ""
+        try:
+            body = _body(message_type, content)
+            run = body.run
+            if isinstance(body, PrepareRequest):
+                return self._prepare(body)
+            if isinstance(body, BaseRequest):
+                return self._keep_base(body, content)
+            return self._train(body, content)
+        except (DataMismatch, DeclinedRequest) as refusal:
+            log.warning("site %s, run %s, %s: declined: %s", self.name, run, message_type, refusal)
+            return self._declined(run, refusal.code, refusal.where, refusal.expected)
+        except Exception as error:  # noqa: BLE001 - this is the boundary: whatever happens here must become an answer
+            _log_without_text(f"site {self.name}, run {run}, {message_type}", error)
+            return self._declined(run, "site-failure", "", "see the site's log")
+
+    def _prepare(self, request: PrepareRequest) -> RecordDict:
+        contract = request.contract
+        if fingerprint(request.architecture) != contract.architecture:
+            raise DeclinedRequest("model-mismatch", "architecture", "the one the contract names")
+        data = self._examples(contract, fresh=True)
+        self._trainer.prepare(request, self._allow_modules)
+        self._store.put_run(request.run, request)
+        train, validation = split(len(data), request.train, self.name)
+        reply = PrepareReply(
+            run=request.run,
+            site=self.name,
+            contract=contract.digest,
+            train_examples=len(train),
+            validation_examples=len(validation),
+            needs_base=self._store.base(contract.base) is None,
+        )
+        return pack(reply)
+
+    def _keep_base(self, body: BaseRequest, content: RecordDict) -> RecordDict:
+        contract = self._prepared(body.run).contract
+        if body.base != contract.base:
+            raise DeclinedRequest("model-mismatch", "base", "the base model that this run's contract names")
+        self._store.put_base(body.base, all_arrays(content, contract))
+        return pack(BaseReply(run=body.run, site=self.name, base=body.base))
+
+    def _train(self, body: TrainRequest, content: RecordDict) -> RecordDict:
+        request = self._prepared(body.run)
+        contract = request.contract
+        if body.contract != contract.digest:
+            raise DeclinedRequest("request-invalid", "contract", "the one this run was prepared with")
+        received = changing_arrays(content, contract)
+        if weights_digest(received) != body.globals_digest:
+            raise DeclinedRequest("request-invalid", "arrays", "arrays with the digest that the request names")
+        order = Order(request, self.name, body.round, self._allow_modules)
+        data = self._examples(contract)
+        result = self._trainer.train(order, lambda: self._base(contract), received, data)
+        reply = TrainReply(
+            run=body.run,
+            round=body.round,
+            site=self.name,
+            contract=contract.digest,
+            globals_digest=body.globals_digest,
+            update_digest=weights_digest(result.update),
+        )
+        update = dict(zip(keys(contract.changing), result.update, strict=True))
+        return pack(reply, update, {"num-examples": result.examples, **result.metrics})
+
+    def _prepared(self, run: str) -> PrepareRequest:
+        request = self._store.run(run)
+        if request is None:
+            raise DeclinedRequest("model-missing", "run", "a request to prepare this run before")
+        return request
+
+    def _base(self, contract: Contract) -> list[NDArray[Any]]:
+        arrays = self._store.base(contract.base)
+        if arrays is None:
+            raise DeclinedRequest("model-missing", "base", "the base model before training is asked for")
+        return arrays
+
+    def _examples(self, contract: Contract, *, fresh: bool = False) -> Dataset:
+        """The site's data, checked; in memory from the last request unless ``fresh`` asks for reading them again."""
+        if fresh or self._data is None or self._data[0] != contract.digest:
+            self._data = None
+            data = self._read(contract)
+            check_dataset(data, contract)
+            self._data = (contract.digest, as_arrays(data, contract))
+        return self._data[1]
+
+    def _read(self, contract: Contract) -> Dataset:
+        try:
+            return self._load(contract)
+        except DataMismatch as mismatch:
+            if mismatch.code != "data-unreadable":
+                raise
+            raise DataMismatch(mismatch.code, "the site's data file", mismatch.expected) from None  # not its name
+
+    def _declined(self, run: str, code: str, where: str, expected: str) -> RecordDict:
+        return pack(Declined(run=run, site=self.name, code=code, where=where, expected=expected))
+
+
+def _body(message_type: str, content: RecordDict) -> PrepareRequest | BaseRequest | TrainRequest:
+    if message_type == PREPARE:
+        return unpack_request(content, PrepareRequest)
+    if message_type == BASE:
+        return unpack_request(content, BaseRequest)
+    if message_type == TRAIN:
+        return unpack_request(content, TrainRequest)
+    raise DeclinedRequest("request-invalid", "message type", f"{PREPARE}, {BASE} or {TRAIN}")
+
+
+def _log_without_text(doing: str, error: Exception) -> None:
+    """Class and place of an error; TensorFlow's texts, for one, quote labels."""
+    frames = [f"{f.filename}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__)]
+    log.error("%s: failed with %s (its text at level DEBUG)\n  %s", doing, type(error).__name__, "\n  ".join(frames))
+    log.debug("%s", doing, exc_info=error)

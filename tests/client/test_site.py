@@ -1,0 +1,117 @@
+"""What a site answers in the course of a run, and to requests that do not fit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, RecordDict
+
+from client.trainer import Trainer
+from fedretrain.contract import InputSpec, OutputSpec, keys
+from fedretrain.digest import weights_digest
+from fedretrain.errors import DeclinedRequest
+from fedretrain.messages import BASE, PREPARE, TRAIN, pack
+from server.admission import Expected, admit_base, admit_prepare, admit_train
+
+from .parts import Case, body, raw, site_at
+
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+
+def test_a_run_goes_from_prepare_over_the_base_model_to_an_update(of: Case, tmp_path: Path, trainer: Trainer) -> None:
+    """Every answer passes the server's admission; the base model is asked for once."""
+    north = site_at(of, tmp_path, trainer)
+    prepared = admit_prepare(north.handle(PREPARE, pack(of.request)), "run-1", of.contract.digest)
+    assert (prepared.train_examples, prepared.validation_examples, prepared.needs_base) == (54, 6, True)  # type: ignore[union-attr]
+    assert admit_base(north.handle(BASE, of.base_message()), "run-1", "north", of.contract.base).kind == "base"
+    assert body(north.handle(PREPARE, pack(of.request)))["needs_base"] is False
+    variables = dict(zip(keys(of.contract.changing), of.contract.changing_specs, strict=True))
+    expected = Expected("run-1", 3, of.contract.digest, weights_digest(of.received), variables)
+    update = admit_train(north.handle(TRAIN, of.train_message(3)), "north", 54, expected)
+    assert update.examples == 54  # type: ignore[union-attr]
+    assert update.flags == ()  # type: ignore[union-attr]
+    assert set(update.claims) == {"train-loss", "val-loss", "val-accuracy", "seconds"}  # type: ignore[union-attr]
+    assert update.norm > 0  # type: ignore[union-attr]
+
+
+def test_another_process_at_the_site_can_take_over(of: Case, tmp_path: Path, trainer: Trainer) -> None:
+    """What was prepared is in the store: a second site object with that store trains at once, with the same bits."""
+    first = site_at(of, tmp_path, trainer)
+    first.handle(PREPARE, pack(of.request))
+    first.handle(BASE, of.base_message())
+    second = site_at(of, tmp_path, Trainer())
+    digests = [body(s.handle(TRAIN, of.train_message()))["update_digest"] for s in (first, second)]
+    assert digests[0] == digests[1]
+
+
+def test_data_are_read_again_when_a_run_is_prepared(of: Case, tmp_path: Path, trainer: Trainer) -> None:
+    """A site whose data changed prepares again; in between, the rounds of a run see the same examples."""
+    north = site_at(of, tmp_path, trainer)
+    assert body(north.handle(PREPARE, pack(of.request)))["train_examples"] == 54
+    np.savez(tmp_path / "site.npz", **raw(of, 100))
+    north.handle(BASE, of.base_message())
+    assert dict(north.handle(TRAIN, of.train_message()).metric_records["metrics"])["num-examples"] == 54
+    assert body(north.handle(PREPARE, pack(of.request)))["train_examples"] == 90
+
+
+def without_body(text: str = "{}", version: str = "fedretrain.message/1") -> RecordDict:
+    return RecordDict({"body": ConfigRecord({"json": text, "format": version})})
+
+
+def changed(of: Case, **changes: Any) -> RecordDict:
+    return pack(of.request.model_copy(update=changes))
+
+
+def shifted(of: Case) -> Case:
+    return Case(of.request, [a + 1 for a in of.base])
+
+
+REFUSED: dict[str, tuple[Callable[[Case], tuple[str, RecordDict]], str, str]] = {
+    "message type": (lambda of: ("query.rows", pack(of.request)), "request-invalid", "message type"),
+    "nothing in it": (lambda _: (TRAIN, RecordDict()), "request-invalid", "body"),
+    "another version": (lambda _: (TRAIN, without_body(version="fedretrain.message/9")), "request-invalid", "body"),
+    "no JSON": (lambda _: (PREPARE, without_body("{")), "request-invalid", "body"),
+    "another body": (lambda of: (PREPARE, of.train_message()), "request-invalid", "body"),
+    "unknown run": (lambda of: (TRAIN, of.train_message(run="other")), "model-missing", "run"),
+    "unknown run's base": (lambda of: (BASE, of.base_message(run="other")), "model-missing", "run"),
+    "no base yet": (lambda of: (TRAIN, of.train_message()), "model-missing", "base"),
+    "contract": (lambda of: (TRAIN, of.train_message(contract="0" * 64)), "request-invalid", "contract"),
+    "globals": (lambda of: (TRAIN, of.train_message(globals_digest="0" * 64)), "request-invalid", "arrays"),
+    "base of another": (lambda of: (BASE, of.base_message(base="0" * 64)), "model-mismatch", "base"),
+    "base too short": (lambda of: (BASE, Case(of.request, of.base[:3]).base_message()), "request-invalid", "arrays"),
+    "base changed": (lambda of: (BASE, shifted(of).base_message()), "request-invalid", "base"),
+    "architecture": (lambda of: (PREPARE, changed(of, architecture="{}")), "model-mismatch", "architecture"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_request_that_does_not_fit_is_declined(what: str, of: Case, tmp_path: Path, trainer: Trainer) -> None:
+    """By a code that says what the server sent; nothing is stored of it."""
+    make, code, where = REFUSED[what]
+    north = site_at(of, tmp_path, trainer)
+    north.handle(PREPARE, pack(of.request))
+    warm_elsewhere = Trainer() if what == "no base yet" else trainer
+    north._trainer = warm_elsewhere
+    found = body(north.handle(*make(of)))
+    assert (found["kind"], found["code"], found["where"]) == ("declined", code, where)
+    assert found["code"] in DeclinedRequest.CODES
+    assert not (tmp_path / "store" / "base").exists()
+
+
+def test_a_base_model_of_other_shapes_is_not_kept(of: Case, tmp_path: Path, trainer: Trainer) -> None:
+    """The arrays are compared with the contract before they are decoded, whatever their digest."""
+    north = site_at(of, tmp_path, trainer)
+    north.handle(PREPARE, pack(of.request))
+    wide = [np.zeros((4, 9), "float32"), *of.base[1:]]
+    assert body(north.handle(BASE, Case(of.request, wide).base_message()))["where"] == "arrays.00000"
+
+
+def test_the_contract_may_not_ask_for_what_the_site_has_not(of: Case, tmp_path: Path, trainer: Trainer) -> None:
+    """Inputs and outputs of other names are missing arrays, not errors."""
+    two = (InputSpec(name="a", shape=(4,), dtype="float32"), InputSpec(name="b", shape=(4,), dtype="float32"))
+    outputs = (OutputSpec(name="y", shape=(3,), kind="multiclass", loss="l", labels=("0", "1", "2")),)
+    contract = of.contract.model_copy(update={"inputs": two, "outputs": outputs})
+    reply = site_at(of, tmp_path, trainer).handle(PREPARE, changed(of, contract=contract))
+    assert (body(reply)["code"], body(reply)["where"]) == ("data-missing", "x.a")
