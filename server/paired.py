@@ -70,6 +70,7 @@ class Comparison:
             the share of examples on which the models disagree. None where unknown.
         problem: Why there are no bounds; empty where there are.
         fewest: Examples needed before there are bounds, where they are lacking and this is known.
+        agreement: Where no bound can be closer than complete agreement allows: of how many examples, by weight.
     """
 
     n: int
@@ -81,6 +82,7 @@ class Comparison:
     variance: float | None = None
     problem: str = ""
     fewest: int | None = None
+    agreement: float | None = None
 
 
 def matched(incumbent: Floats, candidate: Floats) -> Comparison:
@@ -101,6 +103,7 @@ def matched(incumbent: Floats, candidate: Floats) -> Comparison:
         lower=float(tango_lower(gained, lost, n)),
         upper=-float(tango_lower(lost, gained, n)),
         variance=(gained + lost) / n,
+        agreement=n,
     )
 
 
@@ -161,7 +164,9 @@ def mean(incumbent: Floats, candidate: Floats, weights: Floats | None = None) ->
     )
     size = effective_size(w)
     if size < FEWEST:
-        return replace(point, problem=f"fewer than {FEWEST} examples", fewest=math.ceil(FEWEST * len(w) / size))
+        return replace(
+            point, problem=f"a bound takes {FEWEST} of like weight", fewest=math.ceil(FEWEST * len(w) / size)
+        )
     variance, third = _moments(differences, w)
     return _with_bounds(point, variance, third, size - 1)
 
@@ -224,7 +229,7 @@ def _no_closer_than_agreement(found: Comparison, size: float) -> Comparison:
         return found
     gap = Z**2 / (size + Z**2)
     lower, upper = min(found.lower, found.difference - gap), max(found.upper, found.difference + gap)
-    return replace(found, lower=max(-1.0, lower), upper=min(1.0, upper))
+    return replace(found, lower=max(-1.0, lower), upper=min(1.0, upper), agreement=size)
 
 
 def auc(incumbent: Floats, candidate: Floats, labels: Floats, weights: Floats | None = None) -> Comparison:
@@ -245,7 +250,7 @@ def auc(incumbent: Floats, candidate: Floats, labels: Floats, weights: Floats | 
     w = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
     positive = np.asarray(labels) > 0.5
     if positive.all() or not positive.any():
-        return Comparison(len(w), math.nan, math.nan, math.nan, problem="examples of one label only")
+        return Comparison(len(w), math.nan, math.nan, math.nan, problem="AUC takes examples of both labels")
     of = [_components(np.asarray(s, np.float64), positive, w) for s in (incumbent, candidate)]
     old, new = (float(np.average(v10, weights=w[positive])) for v10, _ in of)
     point = Comparison(len(w), old, new, new - old)
@@ -253,7 +258,7 @@ def auc(incumbent: Floats, candidate: Floats, labels: Floats, weights: Floats | 
     sizes = [effective_size(v) for _, v in sides]
     if min(sizes) < FEWEST:
         fewest = math.ceil(FEWEST * len(w) / min(sizes))
-        return replace(point, problem=f"fewer than {FEWEST} examples of one label", fewest=fewest)
+        return replace(point, problem=f"a bound takes {FEWEST} of each label", fewest=fewest)
     variances, thirds = zip(*(_moments(d, v) for d, v in sides), strict=True)
     variance = sum(variances)
     if variance < 1e-20:  # no rank differs; below is rounding
@@ -281,16 +286,24 @@ def _share_below(points: Floats, others: Floats, weights: Floats) -> Floats:
     return share
 
 
-def examples_needed(variance: float, distance: float) -> int:
-    """Examples for 80 % power to show a difference above a threshold that lies ``distance`` below the truth.
+def examples_needed(found: Comparison, distance: float) -> int | None:
+    """Examples for 80 % power to show that the difference is above a threshold, about.
+
+    They are 6.2 variance / distance^2, and no fewer than it takes to have a bound, or to be that close by agreement.
 
     Args:
-        variance: What one example contributes (``Comparison.variance``).
-        distance: Above 0.
+        found: What was seen: its variance is taken to stay.
+        distance: How far below the true difference the threshold lies.
+
+    Returns:
+        None where the threshold is not below the truth, or so near that no number of examples makes sense.
     """
-    return math.ceil(PLAN * variance / distance**2)
-
-
-def examples_needed_without_disagreement(margin: float) -> int:
-    """Examples of [0, 1] scores from which on complete agreement shows a loss below ``margin`` (above 0)."""
-    return math.floor(Z**2 * (1 - margin) / margin) + 1
+    if found.variance is None:
+        return found.fewest
+    if distance <= 0 or math.sqrt(found.variance) > 1e6 * distance:
+        return None
+    needed = max(math.ceil(PLAN * found.variance / distance**2), FEWEST)
+    if found.agreement is None:
+        return needed
+    by_agreement = (math.floor(Z**2 * (1 - distance) / distance) + 1) * found.n / found.agreement
+    return max(needed, math.ceil(by_agreement))

@@ -16,7 +16,6 @@ from server.paired import (
     Z,
     auc,
     examples_needed,
-    examples_needed_without_disagreement,
     matched,
     mean,
     mean_bounded,
@@ -89,9 +88,14 @@ def test_tango_misses_a_loss_at_the_margin_in_one_case_of_twenty(n: int, disagre
     assert 0.03 < (tango_lower(gained, lost, n) > -0.01).mean() < 0.06
 
 
+def counted(n: int, gained: int, lost: int) -> Comparison:
+    rows = np.arange(n)
+    return matched((rows >= gained) * 1.0, ((rows < gained) | (rows >= gained + lost)) * 1.0)
+
+
 def test_examples_needed_give_the_power_they_promise() -> None:
-    """6.2 x 0.05 / 0.01^2 = 3092 examples: equal models with 5 % disagreement pass in about 80 % of cases."""
-    n = examples_needed(0.05, 0.01)
+    """6.183 x 0.05 / 0.01^2 = 3092 examples: equal models with 5 % disagreement pass in about 80 % of cases."""
+    n = examples_needed(counted(200, 5, 5), 0.01)
     assert n == 3092
     gained, lost = matched_case(np.random.default_rng(3), 4000, n, 0.0, 0.05)
     assert 0.77 < (tango_lower(gained, lost, n) > -0.01).mean() < 0.83
@@ -99,9 +103,22 @@ def test_examples_needed_give_the_power_they_promise() -> None:
 
 def test_examples_needed_without_disagreement_is_where_the_bound_passes() -> None:
     """At margin 0.01 it takes 268 examples: the bound is -0.00999 there and -0.01003 with one less."""
-    n = examples_needed_without_disagreement(0.01)
+    n = examples_needed(counted(50, 0, 0), 0.01)
     assert n == 268
     assert tango_lower(0, 0, n) > -0.01 > tango_lower(0, 0, n - 1)
+
+
+def test_agreement_of_unequal_weights_takes_more_examples() -> None:
+    """Half of the weight on a tenth of 200 examples: Kish's number is 72, so 268 x 200 / 72 = 745 are needed."""
+    weights = np.where(np.arange(200) < 20, 9.0, 1.0)
+    assert examples_needed(mean_bounded(np.ones(200), np.ones(200), weights), 0.01) == 745
+
+
+def test_no_number_of_examples_shows_what_is_not_there() -> None:
+    """A threshold at or above the truth, or nearer than anything could tell."""
+    assert examples_needed(counted(200, 5, 5), 0.0) is None
+    assert examples_needed(counted(200, 5, 5), -0.1) is None
+    assert examples_needed(counted(200, 5, 5), 1e-9) is None
 
 
 def test_mean_without_skew_is_students_bound() -> None:
@@ -226,9 +243,9 @@ def test_auc_weights_count_like_copies() -> None:
 def test_auc_of_one_label_or_too_few_has_no_bound() -> None:
     """Constant labels, and fewer than ten of one label, are said to be undecidable."""
     scores = np.arange(40.0)
-    assert auc(scores, scores, np.ones(40)).problem == "examples of one label only"
+    assert auc(scores, scores, np.ones(40)).problem == "AUC takes examples of both labels"
     few = auc(scores, scores, (scores < 5) * 1.0)
-    assert (few.lower, few.problem, few.fewest) == (None, "fewer than 10 examples of one label", 80)
+    assert (few.lower, few.problem, few.fewest) == (None, "a bound takes 10 of each label", 80)
 
 
 def test_auc_with_equal_ranks_has_the_bound_of_the_smaller_class() -> None:
