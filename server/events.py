@@ -19,6 +19,7 @@ Format ``fedretrain.events/1``: an event is a JSON object with its kind under ``
     released            release (its id)
     rejected            reasons [text]
     failed              reason
+    warning             text
 """
 
 from collections.abc import Callable

@@ -17,6 +17,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from flwr.app import Message, RecordDict
@@ -78,12 +79,10 @@ def _push(grid: Grid, nodes: Sequence[int], question: Question) -> dict[str, int
     """Send the messages; node by message id, without those the transport did not take."""
     q = question
     messages = [Message(q.content, n, q.message_type, ttl=q.deadline_s, group_id=q.group) for n in nodes]
-    try:
+    with transport_errors("send requests to the sites"):
         ids = list(grid.push_messages(messages))
         if not ids:  # together they may exceed a limit of the transport
             ids = [message_id for m in messages for message_id in grid.push_messages([m])]
-    except OSError as error:
-        raise MachineError(f"cannot send requests to the sites: {error}; check the network and resume") from error
     if len(ids) != len(messages):
         raise MachineError(f"cannot send requests to the sites: {len(messages)} given, {len(ids)} taken; resume")
     return {i: m.metadata.dst_node_id for i, m in zip(ids, messages, strict=True) if i}
@@ -119,8 +118,19 @@ def _pull(grid: Grid, message_id: str, answers: "queue.SimpleQueue[tuple[str, Pu
         answers.put((message_id, error))
 
 
+@contextmanager
+def transport_errors(doing: str) -> Iterator[None]:
+    """Turn what the network raises inside the block into a ``MachineError`` that says what was being done."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_transport(error):
+            raise
+        raise MachineError(f"cannot {doing}: {error}; check the network and resume") from error
+
+
 def _is_transport(pulled: Pulled) -> bool:
-    """Whether a pull failed on the way and not in the reply, so that asking again makes sense."""
+    """Whether it failed on the way and not in a reply, so that trying again makes sense."""
     return isinstance(pulled, OSError) or type(pulled).__module__.partition(".")[0] in {"httpx", "httpcore"}
 
 

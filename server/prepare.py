@@ -5,8 +5,8 @@ here bounds what it may claim later.
 """
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from flwr.serverapp import Grid
@@ -17,10 +17,12 @@ from fedretrain.messages import BASE, PREPARE, BaseReply, BaseRequest, Declined,
 
 from .admission import admit_base, admit_prepare, judged, wire_bytes
 from .events import EventLog
-from .exchange import POLL_S, Question, exchange
+from .exchange import POLL_S, Question, exchange, transport_errors
 from .plan import Plan
 
 NODE_WAIT_S = 60.0  # how long a run waits for its nodes to be connected
+LEAST_WAIT_S = 120.0  # for an answer here, however short the job's rounds are: sites load TensorFlow first
+MOST_BY_MEDIAN = 1000  # times the median example count of the sites is the most one site counts for
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ def await_nodes(grid: Grid, wanted: int, at_least: int, limit_s: float = NODE_WA
         RunFailed: Fewer than ``at_least``.
     """
     end = time.monotonic() + limit_s
-    while len(nodes := sorted(grid.get_node_ids())) < wanted and time.monotonic() < end:
-        time.sleep(POLL_S)
+    with transport_errors("ask which sites are connected"):
+        while len(nodes := sorted(grid.get_node_ids())) < wanted and time.monotonic() < end:
+            time.sleep(POLL_S)
     if len(nodes) < at_least:
         raise RunFailed(
             f"expected at least {at_least} sites to be connected within {limit_s:g} s, got {len(nodes)}; "
@@ -83,6 +86,21 @@ def prepare(plan: Plan, grid: Grid, nodes: Sequence[int], emit: EventLog, taken:
     return Prepared(sites, tuple(_line(refusal) for refusal in refusals), base_bytes)
 
 
+def capped(sites: Mapping[str, Site], emit: EventLog) -> dict[str, Site]:
+    """The sites with example counts of at most 1000 times their lower median; a ``warning`` for each that had more.
+
+    Weights are summed in integers scaled by what all sites declared, so that a site which declares without bound would
+    cost the others their precision.
+    """
+    counts = sorted(site.train_examples for site in sites.values())
+    most = MOST_BY_MEDIAN * counts[(len(counts) - 1) // 2] if counts else 0
+    for site in sites.values():
+        if site.train_examples > most:
+            text = f"{site.name} declares {site.train_examples} examples, {MOST_BY_MEDIAN} times the median or more"
+            emit("warning", text=f"{text}; it counts for {most}")
+    return {name: replace(site, train_examples=min(site.train_examples, most)) for name, site in sites.items()}
+
+
 def _ask(plan: Plan, grid: Grid, nodes: Sequence[int]) -> dict[int, PrepareReply | Declined | RejectedUpdate]:
     """What each node answers first."""
     request = PrepareRequest(
@@ -93,7 +111,7 @@ def _ask(plan: Plan, grid: Grid, nodes: Sequence[int]) -> dict[int, PrepareReply
         train=plan.train,
         strategy=plan.job.strategy,
     )
-    question = Question(pack(request), PREPARE, "prepare", plan.job.participation.deadline_s)
+    question = Question(pack(request), PREPARE, "prepare", _deadline(plan))
     answers: dict[int, PrepareReply | Declined | RejectedUpdate] = {}
     for arrival in exchange(grid, nodes, question):
         answer = judged(arrival.outcome, partial(admit_prepare, run=plan.run, contract=plan.contract.digest))
@@ -107,7 +125,7 @@ def _distribute(plan: Plan, grid: Grid, sites: Sequence[Site]) -> tuple[int, dic
         return 0, {}
     request = BaseRequest(run=plan.run, base=plan.contract.base)
     content = pack(request, dict(zip(keys(range(len(plan.base.weights))), plan.base.weights, strict=True)))
-    question = Question(content, BASE, "base", plan.job.participation.deadline_s)
+    question = Question(content, BASE, "base", _deadline(plan))
     names = {site.node: site.name for site in sites}
     refusals: dict[str, dict[str, str]] = {}
     for arrival in exchange(grid, sorted(names), question):
@@ -116,6 +134,10 @@ def _distribute(plan: Plan, grid: Grid, sites: Sequence[Site]) -> tuple[int, dic
         if not isinstance(answer, BaseReply):
             refusals.setdefault(name, _refusal(name, answer))
     return wire_bytes(content) * len(sites), refusals
+
+
+def _deadline(plan: Plan) -> float:
+    return max(plan.job.participation.deadline_s, LEAST_WAIT_S)
 
 
 def _refusal(who: str, answer: PrepareReply | Declined | RejectedUpdate) -> dict[str, str]:

@@ -35,7 +35,7 @@ from .exchange import Question, exchange
 from .intake import Bounds, Intake
 from .norms import l2_norm
 from .plan import Plan
-from .prepare import Prepared, Site, await_nodes, prepare
+from .prepare import Prepared, Site, await_nodes, capped, prepare
 from .spool import Spool
 
 ABANDONED_IN_A_ROW = 2  # after so many rounds without enough updates the run stops
@@ -135,7 +135,7 @@ class Rounds:
 
     def _prepare(self, nodes: Iterable[int]) -> Prepared:
         prepared = prepare(self._plan, self._grid, sorted(nodes), self._emit, taken=self._sites)
-        self._sites |= prepared.sites
+        self._sites = capped(self._sites | prepared.sites, self._emit)
         self._traffic.base += prepared.base_bytes
         return prepared
 

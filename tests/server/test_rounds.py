@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from flwr.app import RecordDict
 
-from fedretrain.errors import ConfigurationError, RunFailed
+from fedretrain.errors import ConfigurationError, MachineError, RunFailed
 from fedretrain.messages import BASE, PREPARE, TRAIN
 from server.rounds import sample
 
-from .grid import Answer, NumpySite, pull_towards
+from .grid import Answer, NumpySite, ScriptedGrid, pull_towards
 from .parts import Loop, bits, weights
 
 
@@ -200,6 +200,29 @@ def test_too_few_sites_that_can_train_is_said_with_every_reason(tmp_path: Path) 
     with pytest.raises(RunFailed, match=r"got 1; declined: b: data-empty.*; node 3: malformed.*; d: site-failure") as e:
         Loop(tmp_path, given).run()
     assert e.value.exit_code == 4
+
+
+def test_a_site_that_declares_without_bound_costs_the_others_nothing(tmp_path: Path) -> None:
+    """It declares 10^12 examples and falls silent: its count is cut to 1000 times the median, and rounds go on."""
+    boastful = NumpySite("x", 10**12, tamper=only(TRAIN, silent))
+    loop = Loop(tmp_path / "1", [*sites(2), boastful], rounds=1, deadline_s=0.5)
+    state = loop.run()
+    assert "x declares 1000000000000 examples" in loop.named("warning")[0]["text"]
+    assert "it counts for 20000" in loop.named("warning")[0]["text"]
+    expected = Loop(tmp_path / "2", sites(2), rounds=1).run()
+    for a, b in zip(state.params, expected.params, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_a_network_that_fails_is_the_machines_fault(tmp_path: Path) -> None:
+    """Not a traceback of the transport's."""
+
+    class Down(ScriptedGrid):
+        def get_node_ids(self) -> list[int]:
+            raise ConnectionRefusedError("port 8000")
+
+    with pytest.raises(MachineError, match="cannot ask which sites are connected: port 8000; check the network"):
+        Loop(tmp_path, [], Down([])).run()
 
 
 def test_two_nodes_with_one_name(tmp_path: Path) -> None:

@@ -1,0 +1,197 @@
+"""One run, from a job to its result: rounds, gate, release. ``execute`` is all of it, and starting it again resumes.
+
+Invariants:
+
+- Whatever was finished before a crash is not done again: rounds are checkpointed, the verdict is written down before
+  anything is released, and a run's candidate is released at most once.
+- Only a candidate that the gate passed is released, and only in place of the model it was trained from.
+- A finished run returns its result, whoever asks how often.
+
+The result, ``fedretrain.result/1``, is a JSON object::
+
+    {"format", "run_id", "outcome": "released" | "rejected", "release": id | null, "parent": id | null,
+     "rounds": [...], "gate": {...},
+     "bytes": {"down", "up", "base", "total", "whole_model_total", "ratio"},
+     "seconds": {"total", "prepare", "rounds", "gate", "release"}}
+
+Bytes are those of arrays as they travelled; ``base`` is what sites without the base model were sent, ``total`` the sum
+of the three, ``whole_model_total`` what the same requests and replies of the rounds would have taken with every
+variable in them, and ``ratio`` = total / whole_model_total. Seconds are of this start, those of ``rounds`` of all.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from fedretrain import atomic
+from fedretrain.crashpoint import crash_point
+from fedretrain.digest import weights_digest
+from fedretrain.errors import ConfigurationError, FedretrainError, MachineError
+from fedretrain.job import Job
+from fedretrain.runfolder import RunFolder
+from strategies.base import Arrays
+
+from .checkpoint import Checkpoint
+from .events import EventLog
+from .gate import judge
+from .holdouts import holdout_digest, load_holdouts, record_use
+from .keras_file import keras_writer
+from .lineage import lineage_of_import, lineage_of_run
+from .plan import Plan, make_plan
+from .registry import Registry, Release, ReleaseDraft
+from .rounds import Rounds
+
+FORMAT = "fedretrain.result/1"
+
+
+def execute(
+    job: Job, grid: Grid, folder: RunFolder, on_event: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """Run the job to its end, from wherever an earlier start left it.
+
+    Args:
+        job: As loaded.
+        grid: Where the sites are.
+        folder: The run's folder; the registry is that of its output folder.
+        on_event: Is told every event (``server.events``).
+
+    Returns:
+        The result, see the module docstring; it also stands in the run folder.
+
+    Raises:
+        ConfigurationError: Job, model or holdouts are wrong, or the model is not the one in use.
+        RunFailed: Too few sites, or rounds that could not be completed; the run can be resumed.
+        UntrustedRelease: The registry does not verify.
+        MachineError: Disk or network failed, or another process works on this run; the run can be resumed.
+    """
+    with folder.lock():
+        if folder.result.exists():
+            return _read_json(folder.result)
+        emit = EventLog(folder, on_event)
+        try:
+            return _Run(job, grid, folder, emit).finish()
+        except FedretrainError as error:
+            with suppress(MachineError):  # where the disk is full there is no room for this line either
+                emit("failed", reason=str(error))
+            raise
+
+
+class _Run:
+    """The steps of ``execute``."""
+
+    def __init__(self, job: Job, grid: Grid, folder: RunFolder, emit: EventLog) -> None:
+        self._start = time.monotonic()
+        self._folder = folder
+        self._emit = emit
+        self._plan = make_plan(job, folder.run_id)
+        self._holdouts = [holdout_digest(data) for _, data in load_holdouts(job, self._plan.contract, self._plan.train)]
+        self._rounds = Rounds(self._plan, grid, folder, emit)
+        self._registry = Registry.open(folder.out)
+
+    def finish(self) -> dict[str, Any]:
+        """All that is left to do."""
+        parent = self._parent()
+        state = self._rounds.run()
+        candidate = _whole(self._plan, state.params)
+        judging = time.monotonic()
+        report = self._judge(candidate)
+        releasing = time.monotonic()
+        release = self._publish(candidate, report, state, parent) if report["passed"] else None
+        if release is not None:
+            self._emit("released", release=release.id)
+        else:
+            self._emit("rejected", reasons=report["reasons"])
+        end = time.monotonic()
+        seconds = {
+            "total": end - self._start,
+            "prepare": self._rounds.prepare_seconds,
+            "rounds": sum(record["seconds"] for record in state.history),
+            "gate": releasing - judging,
+            "release": end - releasing,
+        }
+        result = {
+            "format": FORMAT,
+            "run_id": self._plan.run,
+            "outcome": "rejected" if release is None else "released",
+            "release": None if release is None else release.id,
+            "parent": parent,
+            "rounds": list(state.history),
+            "gate": report,
+            "bytes": _bytes(state.history, self._plan.contract.nbytes),
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        }
+        atomic.write_json(self._folder.result, result)
+        crash_point("result-written")
+        return result
+
+    def _parent(self) -> str | None:
+        """Id of the release this run may replace; the base model becomes the first release where there is none."""
+        state, plan = self._registry.state(), self._plan
+        if state is None or state.ledger.incumbent is None:
+            return self._registry.publish(self._draft(plan.base.weights, {}, lineage_of_import(plan)), None).id
+        published = [i for i, entry in state.ledger.releases.items() if entry.run == plan.run]
+        if published:  # by an earlier start, which died before it could say so
+            parent: str | None = self._registry.load(published[0])[0].lineage["parent"]
+            return parent
+        incumbent, _ = self._registry.load(state.ledger.incumbent)
+        if (weights_digest(incumbent.weights), incumbent.contract.architecture) != (
+            plan.contract.base,
+            plan.contract.architecture,
+        ):
+            raise ConfigurationError(
+                f"model.path: expected the model in use, release {incumbent.id[:16]} in {self._registry.folder}, got "
+                f"another: {plan.job.model.path}. Point model.path at {incumbent.folder / 'model.keras'}, or choose "
+                "another output folder"
+            )
+        return incumbent.id
+
+    def _judge(self, candidate: Arrays) -> dict[str, Any]:
+        """The gate's report; one that is written down already stands."""
+        digest = weights_digest(candidate)
+        kept = _read_json(self._folder.gate) if self._folder.gate.exists() else {}
+        if kept.get("candidate") != digest:
+            crash_point("gate-started")
+            plan = self._plan
+            uses = record_use(self._folder.out, plan.run, self._holdouts)
+            report = judge(plan.job, plan.contract, plan.train, plan.base, candidate, uses=uses)
+            kept = {"candidate": digest, "report": report.as_dict()}
+            atomic.write_json(self._folder.gate, kept)
+            crash_point("gate-finished")
+        self._emit("gate", **kept["report"])
+        verdict: dict[str, Any] = kept["report"]
+        return verdict
+
+    def _publish(self, candidate: Arrays, report: dict[str, Any], state: Checkpoint, parent: str | None) -> Release:
+        draft = self._draft(candidate, report, lineage_of_run(self._plan, state.history, parent))
+        return self._registry.publish(draft, expected_parent=parent)
+
+    def _draft(self, weights: Arrays, report: dict[str, Any], lineage: dict[str, Any]) -> ReleaseDraft:
+        base, allowed = self._plan.base, self._plan.job.model.allow_modules
+        writer = keras_writer(base.architecture, weights, base.compile_config, allowed)
+        return ReleaseDraft(base.architecture, weights, self._plan.contract, report, lineage, writer)
+
+
+def _whole(plan: Plan, params: Arrays) -> Arrays:
+    """Every variable of the candidate: the base model's, with those that changed in their places."""
+    weights = list(plan.base.weights)
+    for position, values in zip(plan.contract.changing, params, strict=True):
+        weights[position] = values
+    return weights
+
+
+def _bytes(history: Sequence[Mapping[str, Any]], model_bytes: int) -> dict[str, Any]:
+    down, up, base = (sum(record[f"bytes_{kind}"] for record in history) for kind in ("down", "up", "base"))
+    whole = model_bytes * sum(record["requests"] + record["replies"] for record in history)
+    total = down + up + base
+    ratio = total / whole if whole else 0.0
+    return {"down": down, "up": up, "base": base, "total": total, "whole_model_total": whole, "ratio": ratio}
+
+
+def _read_json(path: Any) -> dict[str, Any]:
+    with atomic.disk_errors(path, "read"):
+        value: dict[str, Any] = json.loads(path.read_bytes())
+        return value
