@@ -107,7 +107,7 @@ class _Walk:
     def _check_object(self, node: dict[str, Any], layer: str, depth: int) -> str:
         """Check one serialized object without its children; returns the path its children belong to."""
         class_name, config = node.get("class_name"), node.get("config")
-        if class_name in _PLAIN:
+        if isinstance(class_name, str) and class_name in _PLAIN:
             _check_plain(node, layer)
             return layer
         own_name = config.get("name") if isinstance(config, dict) and depth else None
@@ -119,7 +119,7 @@ class _Walk:
         if class_name == "function":
             self._check_function(node, layer)
             return layer
-        found = self._own(node, str(class_name), path) or self._builtin_class(node, path)
+        found = self._own_class(node, path) or self._builtin_class(node, path)
         return path if _is_operation(found) else layer
 
     def _builtin_class(self, node: dict[str, Any], path: str) -> type:
@@ -139,30 +139,46 @@ class _Walk:
         _check_config(found, node["config"] or {}, path)
         return found
 
-    def _check_function(self, node: dict[str, Any], layer: str) -> None:
-        name = str(node["config"])
-        builtin = node["module"] in ("builtins", "keras.activations") and name in _known_strings()["activation"]
-        if builtin and node["registered_name"] in (None, name):
-            self._builtin.add(name)
-        elif self._own(node, name, layer) is None:
-            what = f"function {node['module']}.{name}"
-            raise _refusal(layer, what, f"is not an activation of Keras; if it is your own, {_NAME_IT}")
-
-    def _own(self, node: dict[str, Any], name: str, path: str) -> Any:
-        """The receiver's class or function that ``node`` names, None where its module is not one of the receiver's."""
-        import keras
-
-        module, registered = node["module"], node["registered_name"]
+    def _own_class(self, node: dict[str, Any], path: str) -> Any:
+        """The receiver's class that ``node`` names, None where its module is not one of the receiver's."""
+        module, name, registered = node["module"], node["class_name"], node["registered_name"]
         if not self._is_allowed(module):
             return None
-        package = import_named(module, "allow_modules")
-        found = keras.saving.get_registered_object(registered) or getattr(package, name.rpartition(">")[2], None)
-        if not callable(found) or not self._is_allowed(getattr(found, "__module__", "")):
+        found = self._find([module], registered, name)
+        if not inspect.isclass(found) or not hasattr(found, "from_config"):
             raise _refusal(path, f"{module}.{name}", f"is not found in the module '{module}' that is installed here")
-        for key in {registered, name if node["class_name"] == "function" else registered}:
-            if self._custom.setdefault(key, found) is not found:
-                raise _refusal(path, f"{module}.{name}", f"has the same name '{key}' as another class; rename one")
+        self._keep(registered, found, path)
         return found
+
+    def _check_function(self, node: dict[str, Any], layer: str) -> None:
+        """Functions go by name alone: Keras writes "builtins" as module of all of them."""
+        module, name = node["module"], node["config"]
+        if module in ("builtins", "keras.activations") and node["registered_name"] in (None, "function", name):
+            if name in _known_strings()["activation"]:
+                self._builtin.add(name)
+                return
+            found = self._find(self._allow_modules, name, name.rpartition(">")[2])
+            if inspect.isfunction(found):
+                self._keep(name, found, layer)
+                return
+        what = f"function {module}.{name}"
+        raise _refusal(layer, what, f"is not an activation of Keras; if it is your own, {_NAME_IT}")
+
+    def _find(self, modules: Sequence[str], registered: str | None, attribute: str) -> Any:
+        """What Keras would take: the object registered under a name, else a module's; if it is the receiver's own."""
+        import keras
+
+        places = [import_named(module, "allow_modules") for module in modules]
+        found = keras.saving.get_registered_object(registered)
+        for place in places:
+            found = found or getattr(place, attribute, None)
+        return found if self._is_allowed(getattr(found, "__module__", None) or "") else None
+
+    def _keep(self, name: str | None, found: Any, path: str) -> None:
+        if name is None or self._custom.setdefault(name, found) is not found:
+            raise _refusal(
+                path, f"{found.__module__}.{found.__name__}", "has no name of its own; register it with Keras"
+            )
 
     def _is_allowed(self, module: str) -> bool:
         return any(module == allowed or module.startswith(f"{allowed}.") for allowed in self._allow_modules)
