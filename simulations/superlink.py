@@ -7,20 +7,20 @@ Invariants:
 - Telemetry, update check and the installation of dependencies are off.
 - When the context manager is left, it and every process below it are gone; so they are when this process is killed.
 
-What is ours is known by the Flower home in its environment (Linux); elsewhere Flower's own processes watch the one that
-started them.
+``simulations.supervisor`` stands between this process and SuperLink: Flower's processes start sessions of their own,
+and the one with the ServerApp goes on when those above it are gone.
 """
 
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 import time
-import urllib.request
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,17 @@ from .pool import environment
 _CONNECTION = "simulation"
 _START_S = 120.0
 _CALL_S = 120.0
-_END_S = 5.0
+_END_S = 30.0  # more than the supervisor's patience
 _POLL_S = 0.1
+_SHORT = 32  # characters; Ray adds about 70, and a socket's path may have 107
 _SETTINGS = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "NO_PROXY": "127.0.0.1,localhost",
+    "no_proxy": "127.0.0.1,localhost",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # says a future default, and silences the warning about it
 }
 
@@ -62,11 +65,13 @@ class SuperLink:
         scripts = Path(sysconfig.get_path("scripts"))
         self._flwr = str(scripts / "flwr")
         self._environment = {
+            "FLWR_HOME": str(self._home),
             **environment(),
             **_SETTINGS,
-            "FLWR_HOME": str(self._home),
             "PATH": os.pathsep.join([str(scripts), os.environ.get("PATH", os.defpath)]),
         }
+        if len(str(home)) <= _SHORT:
+            self._environment["RAY_TMPDIR"] = str(home)  # Ray's logs and sockets go with the rest
         self._port = _free_port()
         connection = f'[superlink.{_CONNECTION}]\naddress = "127.0.0.1:{self._port}"\ninsecure = true\n'
         (self._home / "config.toml").write_text(connection)
@@ -82,6 +87,11 @@ class SuperLink:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+    @property
+    def pid(self) -> int:
+        """Process id of its supervisor, below which everything else is."""
+        return self._popen.pid
 
     @property
     def alive(self) -> bool:
@@ -110,30 +120,27 @@ class SuperLink:
         return f"; {self._log} cannot be read"
 
     def end(self) -> None:
-        """End it and everything below it: asked first, then killed."""
-        for sent in (signal.SIGTERM, signal.SIGKILL):
-            for pid in self._processes():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, sent)
-            deadline = time.monotonic() + _END_S
-            while time.monotonic() < deadline:
-                if not self.alive and not self._processes():
-                    return
-                time.sleep(_POLL_S)
+        """End it and everything below it."""
+        if self._popen.stdin is not None:
+            self._popen.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(_END_S)
+        self._popen.kill()
+        self._popen.wait()
 
     def _launch(self, command: str) -> subprocess.Popen[bytes]:
         options = ["--insecure", "--simulation", "--isolation", "subprocess", "--host", "127.0.0.1"]
-        tied = [sys.executable, "-P", "-m", "simulations.lifeline", str(os.getpid()), command]
+        supervised = [sys.executable, "-P", "-m", "simulations.supervisor", command]
         try:
             with self._log.open("wb") as log:
                 return subprocess.Popen(
-                    [*tied, *options, "--port", str(self._port)],
-                    stdin=subprocess.DEVNULL,
+                    [*supervised, *options, "--port", str(self._port)],
+                    stdin=subprocess.PIPE,  # its end is the end of everything below
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     cwd=self._work,
                     env=self._environment,
-                    start_new_session=True,  # a terminal's Ctrl-C reaches us alone
+                    process_group=0,  # a terminal's Ctrl-C reaches us alone
                 )
         except OSError as error:
             raise MachineError(f"SuperLink cannot be started: {error}") from error
@@ -141,8 +148,11 @@ class SuperLink:
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + _START_S
         while self.alive and time.monotonic() < deadline:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self._port}/health"):
-                return
+            with contextlib.suppress(OSError, HTTPException):
+                connection = HTTPConnection("127.0.0.1", self._port, timeout=_POLL_S * 10)  # knows no proxy
+                connection.request("GET", "/health")
+                if connection.getresponse().status == HTTPStatus.OK:
+                    return
             time.sleep(_POLL_S)
         raise MachineError(f"SuperLink does not answer on 127.0.0.1:{self._port}{self.tail()}")
 
@@ -150,16 +160,7 @@ class SuperLink:
         """One call of ``flwr`` and its JSON answer."""
         call = [self._flwr, *arguments, "--format", "json"]
         try:
-            done = subprocess.run(
-                call,
-                cwd=self._work,
-                env=self._environment,
-                capture_output=True,
-                text=True,
-                timeout=_CALL_S,
-                check=False,
-            )
-            answer = json.loads(done.stdout)
+            answer = json.loads(self._output(call))
         except (OSError, subprocess.TimeoutExpired, ValueError) as error:
             raise MachineError(f"{' '.join(call[:2])}: {error}{self.tail()}") from error
         if not answer.get("success"):
@@ -171,16 +172,6 @@ class SuperLink:
             call, cwd=self._work, env=self._environment, capture_output=True, timeout=_CALL_S, check=False
         )
         return done.stdout
-
-    def _processes(self) -> list[int]:
-        """Process ids of SuperLink and of all that was started below it."""
-        mark = f"FLWR_HOME={self._home}".encode()
-        found = [self._popen.pid] if self.alive else []
-        for file in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):  # gone, or not ours
-                if mark in file.read_bytes().split(b"\0"):
-                    found.append(int(file.parent.name))
-        return found
 
 
 def _free_port() -> int:

@@ -43,11 +43,11 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from fedretrain.errors import ConfigurationError
 
-from .lifeline import end_with
 from .poison import check_kind, poisoned
 
 HANDLER = "simulations.worker:SiteHandler"
 _SITES_READY = 256  # sites whose data a worker holds in memory
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PREFIX = struct.Struct("<IQ")
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def serve(handler: Handler, inbox: "queue.SimpleQueue[Frame]", answers: IO[bytes
 def main(parent: int, handler: str) -> None:
     """Run a worker whose parent has process id ``parent``; returns never."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, when it has tidied up
-    end_with(parent)
+    _end_with(parent)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -224,5 +224,20 @@ def _read(requests: IO[bytes], inbox: "queue.SimpleQueue[Frame]") -> None:
     os._exit(0)
 
 
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when the thread that started it ends (Linux only)."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(0)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    try:
+        main(int(sys.argv[1]), sys.argv[2])
+    except BaseException:
+        log.exception("the worker ends")
+    os._exit(1)  # at once: the thread that reads would be in the way of an orderly end

@@ -1,6 +1,7 @@
 """The engine ``flower``: a SuperLink of our own that runs the app, reports what it writes, and leaves nobody behind."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from fedretrain.runfolder import RunFolder
 from simulations import flower
 from simulations.flower import _follow, _result, _Watch, run_app, run_flower
 from simulations.superlink import SuperLink
+from simulations.supervisor import below
 
-from .test_engine import eventually
+from .test_engine import eventually, gone
 
 SETTINGS = """
 [project]
@@ -63,6 +65,8 @@ def main(grid, context):
             pids.add(reply.content["told"]["pid"])
             partitions.add(reply.content["told"]["partition"])
         time.sleep(0.05)
+    say({"event": "trained"})
+    time.sleep(2)  # long enough to be seen at work
     (root / "result.json").write_text(json.dumps({"pids": sorted(pids), "partitions": sorted(partitions)}))
     say({"event": "released"})
 """
@@ -98,32 +102,27 @@ def run_folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def left(home: Path) -> list[str]:
-    """Command lines of living processes that carry this Flower home."""
-    mark = str(home).encode()
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_bytes().decode())
-        except OSError:
-            continue
-    return found
-
-
 @pytest.mark.slow
 def test_an_app_runs_and_leaves_nobody_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each site is a node, as many actors as workers serve them, events are passed on, SuperLink's folder is empty."""
     monkeypatch.setattr(flower, "_QUIET_S", 5.0)  # so that Flower is asked while the run goes on
-    folder, events = run_folder(tmp_path), []
+    folder = run_folder(tmp_path)
+    events: list[dict[str, Any]] = []
+    pids: set[int] = set()
+
+    def on_event(event: dict[str, Any]) -> None:
+        events.append(event)
+        pids.update(below(os.getpid()))
+
     app = stand_in(tmp_path / "home")
-    result = run_app(app, _Watch(folder, events.append, timeout=400), sites=3, workers=2)
+    result = run_app(app, _Watch(folder, on_event, timeout=400), sites=3, workers=2)
     assert result["partitions"] == [0, 1, 2]
     assert len(result["pids"]) == 2
-    assert events[0]["event"] == "run-started"
+    assert [e["event"] for e in events] == ["run-started", "trained", "released"]
     assert events[0]["files"] == []
     assert Path(events[0]["flower"]).is_relative_to(tmp_path)
-    assert left(tmp_path / "home") == []
+    assert pids > set(result["pids"])
+    assert all(gone(p) for p in pids)
 
 
 @dataclass
@@ -161,9 +160,12 @@ def test_flowers_refusal_is_said(tmp_path: Path) -> None:
     """What ``flwr run`` answers when it does not take the app is in the error."""
     app = stand_in(tmp_path / "home")
     (app / "pyproject.toml").write_text(SETTINGS.replace("publisher", "nobody"))
-    with SuperLink(tmp_path / "home", tmp_path / "log") as link, pytest.raises(MachineError, match="publisher"):
-        link.run(app, {}, {})
-    assert left(tmp_path / "home") == []
+    with SuperLink(tmp_path / "home", tmp_path / "log") as link:
+        with pytest.raises(MachineError, match="publisher"):
+            link.run(app, {}, {})
+        pids = below(link.pid)
+    assert pids
+    assert all(gone(p) for p in pids)
 
 
 @pytest.mark.slow
@@ -185,10 +187,11 @@ def test_superlink_ends_with_its_parent(tmp_path: Path, sent: signal.Signals) ->
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], **options) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == "up\n"
-        assert left(tmp_path)
+        pids = below(parent.pid)
+        assert len(pids) >= 2
         parent.send_signal(sent)
         parent.wait(20)
-    eventually(lambda: not left(tmp_path), 10)
+    eventually(lambda: all(gone(p) for p in pids), 10)
 
 
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
