@@ -7,6 +7,7 @@ Files without an architecture need a function of the operator's own that makes t
 The base model is the same value however it was stored: canonical architecture, variables by position, random seeds 0.
 """
 
+import collections
 import dataclasses
 import json
 import shutil
@@ -133,12 +134,26 @@ def _from_function(reference: str, allow_modules: tuple[str, ...]) -> "keras.Mod
     if not callable(function):
         raise ConfigurationError(f"model.architecture: expected a function '{name}' in the module '{module}', got none")
     try:
-        model = function()
+        with _fresh_names():
+            model = function()
     except Exception as error:  # noqa: BLE001 - the operator's own function can raise anything
         raise ConfigurationError(f"model.architecture: '{reference}' raised {type(error).__name__}: {error}") from None
     if not isinstance(model, keras.Model):
         raise ConfigurationError(f"model.architecture: expected '{reference}' to return a model, got {type(model)}")
     return build(to_json(model), allow_modules)
+
+
+@contextmanager
+def _fresh_names() -> Iterator[None]:
+    """Layers without names get the same ones every time, whatever this process made before."""
+    from keras.src.backend.common import global_state
+
+    before = global_state.get_global_attribute("object_name_uids")
+    global_state.set_global_attribute("object_name_uids", collections.defaultdict(int))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", before)
 
 
 def _load_weights(model: "keras.Model", path: Path) -> None:

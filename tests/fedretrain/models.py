@@ -26,17 +26,22 @@ def convolutional(name: str = "digits") -> Any:
 def nested() -> Any:
     """Two inputs, two outputs, nested models, a wrapper, graph operations and a Normalization that has seen data."""
     inner = keras.Sequential(
-        [layers.Input((4,)), layers.Dense(3, name="dense1"), layers.BatchNormalization(name="norm"), layers.Dense(2)],
+        [
+            layers.Input((4,), name="inner_input"),
+            layers.Dense(3, name="dense1"),
+            layers.BatchNormalization(name="norm"),
+            layers.Dense(2, name="dense2"),
+        ],
         name="inner",
     )
-    outer = keras.Sequential([layers.Input((4,)), inner, layers.Dense(2, name="top")], name="outer")
+    outer = keras.Sequential([layers.Input((4,), name="outer_input"), inner, layers.Dense(2, name="top")], name="outer")
     left, right = layers.Input((4,), name="left"), layers.Input((5, 4), name="right")
     normalization = layers.Normalization(name="normalization")
     normalization.adapt(np.random.default_rng(0).normal(3, 2, (50, 4)))
     a = outer(normalization(left))
     b = layers.TimeDistributed(layers.Dense(2, name="step"), name="each")(right)
     b = layers.LSTM(2, name="lstm")(b)
-    joined = keras.ops.concatenate([a * 2.0 + 1.0, b], axis=-1)
+    joined = layers.Concatenate(name="joined")([a * 2.0 + 1.0, b])
     outputs = [layers.Dense(3, activation="softmax", name="label")(joined), layers.Dense(1, name="value")(joined)]
     return keras.Model([left, right], outputs, name="nested")
 

@@ -55,7 +55,8 @@ def test_json_is_the_same_before_and_after_compiling_saving_and_loading(make: An
             config = json.loads(archive.read("config.json"))
         assert "compile_config" in config
         texts.append(canonical(config))
-        model = keras.saving.load_model(tmp_path / name)
+        model = keras.saving.load_model(tmp_path / name, compile=False)
+        model.compile("sgd", ["mae"] * len(model.outputs))
     assert set(texts) == {text}
     assert "compile_config" not in text
     assert "shared_object_id" not in text
