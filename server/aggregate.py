@@ -85,8 +85,8 @@ class Collector:
             self.spool.put(site, update)
 
     def take(self, site: str, examples: int) -> None:
-        """An update that was added before counts; raises as ``add``."""
-        if self._streaming and not self._at_once:
+        """An update that was added and was not final counts; raises as ``add``."""
+        if self._streaming:
             self._state = self._streaming.fold(self._state, self.spool.arrays(site), examples)
 
     def mean(self) -> Arrays:

@@ -108,6 +108,9 @@ def test_fault_14_an_update_a_thousand_times_too_large(
     assert loop.quarantined() == [(n, "x", "norm") for n in rounds_with_fault]
     assert "expected an L2 norm of at most" in loop.named("quarantined")[0]["detail"]
     assert all(abs(float(p.max())) < 3 for p in state.params)
+    for record in state.history:
+        admitted = {a["site"] for a in record["admitted"]}
+        assert admitted == ({"a", "b", "c"} if record["round"] in rounds_with_fault else {"a", "b", "c", "x"})
 
 
 def test_the_jobs_own_norm_bound_is_taken_as_it_is(tmp_path: Path) -> None:

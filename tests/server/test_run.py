@@ -135,6 +135,7 @@ def test_fault_38_a_full_disk_at_the_moment_of_release(
     folder = RunFolder.open(tmp_path / "runs" / "r1")
     assert [e["event"] for e in folder.read_events()][-2:] == ["gate", "failed"]
     monkeypatch.setattr(Registry, "publish", publish)
+    monkeypatch.setattr("server.run.judge", lambda *_, **__: pytest.fail("judged again"))
     result = execute(folder.load_job(), ScriptedGrid([]), folder)
     assert result["outcome"] == "released"
     assert result["gate"]["holdouts"][0]["uses"] == 1
