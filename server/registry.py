@@ -1,0 +1,339 @@
+"""The registry: which releases there are, and which one is the incumbent.
+
+Invariants: at every instant, also after SIGKILL at any line, the registry names exactly one complete, verified
+incumbent (or none before the first release); only ``publish`` and ``rollback`` move the pointer, each in one step;
+nothing is signed that a consumer would not load; one process writes at a time; a release, once signed, is never
+changed or removed, so older ones stay loadable.
+
+Under ``out``: ``registry/`` as ``fedretrain.ledger`` and ``fedretrain.release`` describe it, and apart from it
+``keys/`` (``server.keys``). Both are made at the first publish; reading makes nothing.
+
+Example::
+
+    registry = Registry.open(Path("retrained"))
+    before = registry.incumbent()
+    release = registry.publish(draft, expected_parent=before.id if before else None)
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root  # type: ignore[attr-defined]  # public, not in an __all__
+
+from fedretrain import atomic
+from fedretrain.crashpoint import crash_point
+from fedretrain.errors import ConfigurationError, MachineError, UntrustedRelease
+from fedretrain.ledger import Entry, Statement
+from fedretrain.release import Release, ReleaseDraft
+from fedretrain.trust import ANY_TIME, SignedState, Trust, locked
+
+from .audit import Audit, Listed, audit, listing
+from .keys import ONLINE, ROLES, KeyStore, Signers
+from .metadata import Change, first_root, next_root, points_to, utc, write_version
+from .staging import Staged, clear_leftovers, stage
+
+__all__ = ["ANY_PARENT", "AnyParent", "Registry", "Release", "ReleaseDraft"]
+
+logger = logging.getLogger(__name__)
+
+
+class AnyParent(Enum):
+    """Stands for "whatever is in use" where ``publish`` is told which incumbent it is to replace."""
+
+    VALUE = "any"
+
+
+ANY_PARENT: Final = AnyParent.VALUE
+
+
+class Registry:
+    """The releases under one output folder.
+
+    Args:
+        out: The folder that holds ``registry`` and ``keys``.
+        now: The clock, in UTC; signing and the check for expiry both ask it.
+    """
+
+    def __init__(self, out: Path, now: Callable[[], datetime]) -> None:
+        self.folder = out / "registry"
+        self.keys = KeyStore(out / "keys")
+        self._now = now
+
+    @classmethod
+    def open(cls, out: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> "Registry":
+        """The registry under ``out``; it need not exist yet."""
+        return cls(out.resolve(), now)
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever released here, or should still be here."""
+        return self._pointer.exists() or (self.keys.memory / self._pointer.name).exists()
+
+    def state(self) -> SignedState | None:
+        """The verified metadata, None before the first release; raises UntrustedRelease or MachineError."""
+        return self._trust().state(self._now()) if self.exists else None
+
+    def incumbent(self) -> Release | None:
+        """The release in use, fully verified, None before the first.
+
+        Raises:
+            UntrustedRelease: Metadata or release do not verify; names the file.
+            MachineError: The disk failed.
+        """
+        state = self.state()
+        if state is None or state.ledger.incumbent is None:
+            return None
+        return self._trust().open_release(state.ledger.incumbent, state)
+
+    def load(self, identity: str) -> tuple[Release, SignedState]:
+        """Any release, fully verified, and the state that vouches for it.
+
+        Args:
+            identity: As ``resolve`` takes it.
+
+        Raises:
+            ConfigurationError: No registry, or no such release.
+            UntrustedRelease: Metadata or release do not verify.
+            MachineError: The disk failed.
+        """
+        state = self._existing(self.state())
+        return self._trust().open_release(self.resolve(identity, state), state), state
+
+    def resolve(self, identity: str, state: SignedState) -> str:
+        """The full id from a full id or an unambiguous beginning of at least 4 digits; else ConfigurationError."""
+        known = list(state.ledger.releases)
+        found = [i for i in known if i.startswith(identity)] if len(identity) >= 4 else []
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ConfigurationError(f"release {identity}: {len(found)} releases begin so; give more digits")
+        raise ConfigurationError(
+            f"release {identity}: expected a release of {self.folder}, or at least its first 4 digits; "
+            f"there are: {', '.join(i[:16] for i in known) or 'none'}"
+        )
+
+    def publish(self, draft: ReleaseDraft, expected_parent: str | AnyParent | None = ANY_PARENT) -> Release:
+        """Sign a draft and make it the incumbent.
+
+        A run is published once: where its release exists already, because a first attempt died after the pointer had
+        moved, that release is returned and nothing is changed, also where the incumbent is another one by now.
+
+        Args:
+            draft: See ``ReleaseDraft``.
+            expected_parent: Id of the incumbent that is to be replaced, None where there must be none. Another
+                incumbent means that somebody released meanwhile, and nothing is published.
+
+        Raises:
+            ConfigurationError: The draft does not pass the checks every consumer makes, the incumbent is not the
+                expected one, or a key is missing.
+            UntrustedRelease: The registry's metadata do not verify; nothing is built on them.
+            MachineError: The disk is full or failed; the incumbent is as before and nothing new is left.
+        """
+        run = draft.lineage.get("run")
+        with self._writing(create=True) as state:
+            ledger = state.ledger if state else None
+            if state is not None:
+                done = [identity for identity, entry in state.ledger.releases.items() if entry.run == run]
+                if done:
+                    return self._trust().open_release(done[0], state)
+            incumbent = ledger.incumbent if ledger else None
+            if expected_parent is not ANY_PARENT and expected_parent != incumbent:
+                raise ConfigurationError(
+                    f"not released: the model in use changed meanwhile: expected release {expected_parent or 'none'}, "
+                    f"got {incumbent or 'none'}. Run again from the model that is in use"
+                )
+            signers = self._signers(state)
+            clear_leftovers(self.folder, str(run), frozenset(ledger.releases if ledger else ()))
+            staged = stage(self.folder, replace(draft, lineage={"parent": incumbent, **draft.lineage}))
+            self._commit(staged, state, signers)
+            return replace(staged.release, folder=self.folder / "releases" / staged.release.id)
+
+    def rollback(self, identity: str) -> Release:
+        """Make an older release the incumbent, by a signed statement; the metadata's versions go on rising.
+
+        Raises:
+            ConfigurationError: No such release, or it is the incumbent already.
+            UntrustedRelease: The metadata or that release do not verify. The present incumbent need not verify.
+            MachineError: The disk failed; the incumbent is as before.
+        """
+        with self._writing() as found:
+            state = self._existing(found)
+            identity = self.resolve(identity, state)
+            if identity == state.ledger.incumbent:
+                raise ConfigurationError(f"release {identity[:16]} is in use already")
+            release = self._trust().open_release(identity, state)
+            statement = Statement(action="rollback", at=utc(self._now()), replaced=state.ledger.incumbent)
+            change = replace(self._unchanged(state, statement), incumbent=identity)
+            write_version(self._metadata, state, change, [self._signers(state)], self._now())
+            self._record()
+            return release
+
+    def renew(self) -> SignedState:
+        """Sign the same state anew, with new expiry for all but the root; raises as ``rollback``."""
+        with self._writing() as found:
+            state = self._existing(found)
+            change = self._unchanged(state, Statement(action="renew", at=utc(self._now())))
+            write_version(self._metadata, state, change, [self._signers(state)], self._now())
+            return self._record()
+
+    def rotate(self, *, with_root: bool = False, accept_older: bool = False) -> SignedState:
+        """Replace the online keys, through a new root version that the present root key signs.
+
+        The state is first signed by the old and the new keys side by side, then the new root takes force, so that it
+        verifies at every instant. (Where an old key is lost it verifies again when the new root is there.)
+
+        Args:
+            with_root: Replace the root key too.
+            accept_older: Take the state that lies in the registry although a newer one was verified before. That is
+                the way out where a stolen key pushed the versions ahead: what it signed does not count any more.
+
+        Raises:
+            ConfigurationError: The root key is not here, or there is nothing to sign.
+            UntrustedRelease: The metadata do not verify, expiry aside.
+            MachineError: The disk failed; old keys are in force, or already the new ones.
+        """
+        with self._writing(remembered=not accept_older, expired_root=True) as found:
+            state = self._existing(found)
+            old = self.keys.signers(state.root, ["root"]) | self.keys.available(state.root, ONLINE)
+            self.keys.remove_unused(state.root)
+            new = self.keys.generate(ROLES if with_root else ONLINE)
+            change = self._unchanged(state, Statement(action="rotate", at=utc(self._now())))
+            write_version(self._metadata, state, change, [old, new], self._now())
+            data = next_root(state.root, old, new, self._now())
+            atomic.write_bytes(self._metadata / f"{state.root.version + 1}.root.json", data)
+            atomic.write_bytes(self.keys.anchor, data)
+            self.keys.remove_unused(Metadata[Root].from_bytes(data).signed)
+            return self._record()
+
+    def releases(self) -> tuple[Listed, ...]:
+        """Every release, oldest first, with its lineage and gate report; weights are not read.
+
+        Raises:
+            ConfigurationError: There is no registry.
+            UntrustedRelease: The metadata do not verify; a release's own damage is said in its row instead.
+        """
+        state = self._existing(self.state())
+        return listing(self._trust(), state)
+
+    def verify(self, identity: str | None = None) -> Audit:
+        """Check every file of the registry, or of one release with the metadata; does not stop at the first fault.
+
+        Raises:
+            ConfigurationError: There is no registry, or no such release.
+        """
+        if not self.exists:
+            self._existing(None)
+        try:
+            state = self._existing(self.state())
+        except UntrustedRelease as error:
+            return Audit(problems=(str(error),))
+        only = self.resolve(identity, state) if identity else None
+        return audit(self._trust(), state, self._now(), only)
+
+    @property
+    def _metadata(self) -> Path:
+        return self.folder / "metadata"
+
+    @property
+    def _pointer(self) -> Path:
+        return self._metadata / "timestamp.json"
+
+    def _trust(self) -> Trust:
+        if not self.keys.anchor.is_file():
+            raise UntrustedRelease(
+                f"{self.keys.anchor}: expected the root metadata that say which keys count, they are missing; "
+                f"restore the folder {self.keys.folder}: without it nothing in {self.folder} can be verified"
+            )
+        with atomic.disk_errors(self.keys.anchor, "read"):
+            return Trust(self.folder, self.keys.memory, self.keys.anchor.read_bytes())
+
+    def _existing(self, state: SignedState | None) -> SignedState:
+        if state is None:
+            raise ConfigurationError(f"{self.folder}: nothing was released here yet; is this the run's --out folder?")
+        return state
+
+    @contextmanager
+    def _writing(
+        self, *, create: bool = False, remembered: bool = True, expired_root: bool = False
+    ) -> Iterator[SignedState | None]:
+        """Hold the lock; yields the verified state, in which only the root's expiry counts unless it may have."""
+        if create:
+            atomic.make_folder(self._metadata)
+            atomic.make_folder(self.folder / "releases")
+        elif not self.folder.is_dir():
+            self._existing(self.state())
+        with locked(self.folder / ".lock"):
+            atomic.remove_leftovers(self._metadata)
+            state = self._trust().state(ANY_TIME, remembered=remembered) if self.exists else None
+            if state is not None and not expired_root and state.root.is_expired(self._now()):
+                raise UntrustedRelease(
+                    f"{self._metadata / f'{state.root.version}.root.json'}: expired since {utc(state.root.expires)}; "
+                    f"nobody would take what is signed under it. Run 'fedretrain server releases rotate'"
+                )
+            yield state
+
+    def _signers(self, state: SignedState | None) -> Signers:
+        """The online keys in force; before the first release they are made, and the first root with them."""
+        if state is not None:
+            return self.keys.signers(state.root, ONLINE)
+        if not self.keys.anchor.is_file():
+            atomic.write_bytes(self.keys.anchor, first_root(self.keys.generate(ROLES), self._now()))
+        with atomic.disk_errors(self.keys.anchor, "read"):
+            data = self.keys.anchor.read_bytes()
+        try:
+            root = Metadata[Root].from_bytes(data).signed
+        except RepositoryError as error:
+            raise UntrustedRelease(f"{self.keys.anchor}: not readable as root metadata: {error.__cause__}") from None
+        atomic.write_bytes(self._metadata / f"{root.version}.root.json", data)
+        return self.keys.signers(root, ONLINE)
+
+    def _commit(self, staged: Staged, state: SignedState | None, signers: Signers) -> None:
+        """Give the staged folder its place, sign, and move the pointer; all or nothing."""
+        identity, run = staged.release.id, staged.release.lineage["run"]
+        final = self.folder / "releases" / identity
+        before = state.files[self._pointer.name] if state else None
+        known = state.ledger.releases if state else {}
+        statement = Statement(action="publish", at=utc(self._now()), replaced=state.ledger.incumbent if state else None)
+        change = Change(
+            statement=statement,
+            incumbent=identity,
+            releases={
+                **known,
+                identity: Entry(run=run, published=statement.at, version=state.targets.version + 1 if state else 1),
+            },
+            targets={**(state.targets.targets if state else {}), **staged.targets},
+        )
+        try:
+            crash_point("release-staged")
+            with atomic.disk_errors(final):
+                staged.folder.rename(final)
+                atomic.flush_folder(final.parent)
+            crash_point("release-moved")
+            write_version(self._metadata, state, change, [signers], self._now())
+        except BaseException:
+            if points_to(self._pointer, before):
+                for folder in (staged.folder, final):
+                    shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._record()
+        crash_point("trust-recorded")
+
+    def _record(self) -> SignedState:
+        """The state that was just signed, remembered. The pointer has moved: a full disk is no failure any more."""
+        try:
+            return self._trust().state(self._now())
+        except MachineError as error:
+            logger.warning("signed and in force, but not yet remembered as the newest: %s", error)
+            return self._trust().state(self._now(), remembered=False)
+
+    def _unchanged(self, state: SignedState, statement: Statement) -> Change:
+        ledger = state.ledger
+        return Change(statement, ledger.incumbent, ledger.releases, state.targets.targets)
