@@ -7,6 +7,7 @@ otherwise: https://keras.io/guides/transfer_learning (fine-tuning).
 import difflib
 import functools
 import inspect
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 
 from .errors import ConfigurationError
 from .job import Loss, NamedConfig, TrainSection
+
+log = logging.getLogger(__name__)
 
 _NO_CHOICE = frozenset({"optimizer", "optimizermap", "multioptimizer", "lossscaleoptimizer"})  # hold others
 _NO_METRIC = frozenset({"metric", "mean", "sum", "mean_metric_wrapper"})
@@ -130,7 +133,11 @@ def _own_loss(config: Any) -> Loss:
     if not isinstance(name, str) or name not in _loss_strings():
         own = f"with a loss of its own, {name!r}" if name else "without a loss"
         raise ConfigurationError(f"train.loss: the model was compiled {own}; name one of Keras' losses")
-    changed = _changed(_loss_classes()[_loss_name(name)], settings)
+    kind = _loss_classes()[_loss_name(name)]
+    lost = inspect.signature(kind).parameters.keys() - settings.keys() - _NOT_SETTINGS - {"axis"}
+    if settings and lost:
+        log.warning("train.loss: Keras did not store %s of %s; give it in the job if it matters", sorted(lost), name)
+    changed = _changed(kind, settings)
     return NamedConfig(name=_loss_name(name), **changed) if changed else _loss_name(name)
 
 
