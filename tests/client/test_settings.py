@@ -48,8 +48,12 @@ def test_an_optimizer_is_keras_own_with_its_settings(name: str, settings: dict[s
         NamedConfig(name="sgd", learning_rate="fast"),
         NamedConfig(name="sgd", learning_rate={"name": "sleep"}),
         NamedConfig(name="sgd", learning_rate={"class_name": "function", "module": "os", "config": "system"}),
-        NamedConfig(name="sgd", learning_rate={"name": "ExponentialDecay", "decay_rate": {"module": "os"}}),
-        NamedConfig(name="sgd", momentum={"class_name": "system", "module": "os", "config": {}}),
+        NamedConfig(
+            name="sgd",
+            learning_rate={"name": "CosineDecay", "initial_learning_rate": 0.1, "decay_steps": {"module": "os"}},
+        ),
+        NamedConfig(name="sgd", clipnorm={"class_name": "system", "module": "os", "config": {}}),
+        NamedConfig(name="sgd", clipnorm=[[1]]),
         NamedConfig(name="LossScaleOptimizer", inner_optimizer={"class_name": "SGD", "config": {}}),
     ],
 )
@@ -90,7 +94,7 @@ def test_losses_of_several_outputs_come_in_their_order() -> None:
 
 @pytest.mark.parametrize(
     "loss",
-    ["msq", NamedConfig(name="mse", axes=3), NamedConfig(name="LossFunctionWrapper", fn={"module": "os"}), "Loss"],
+    ["msq", "Loss", NamedConfig(name="mse", axes=3), NamedConfig(name="huber", delta={"module": "os"})],
 )
 def test_what_is_no_loss_of_keras_is_refused(loss: Any) -> None:
     """Unknown names and settings."""

@@ -98,8 +98,8 @@ def test_a_frozen_batch_normalization_runs_in_inference_mode() -> None:
 
 def test_a_warm_trainer_obeys_other_freeze_patterns() -> None:
     """A step that is traced would ignore flags set later; another set of patterns is another model."""
-    free, frozen = case(classifier()), case(classifier(), freeze=("base",))
-    trainer = Trainer()
+    model, trainer = classifier(), Trainer()
+    free, frozen = case(model), case(model, freeze=("base",))
     assert len(train(free, examples(free, 10), trainer).update) == 4
     result = train(frozen, examples(frozen, 10), trainer)
     assert len(result.update) == 2
@@ -133,15 +133,26 @@ def test_a_variable_that_changes_against_the_rules_is_a_fault() -> None:
 
 def test_the_bits_depend_on_seed_site_and_round_alone() -> None:
     """Not on the run's id, the trainer, or what it trained before; dropout and order both vary with the round."""
-    of, again = case(pictures()), case(pictures())
-    again = Case(again.request.model_copy(update={"run": "run-2"}), again.base)
-    data, warm = examples(of, 37), Trainer()
+    of, warm = case(pictures()), Trainer()
+    again = Case(of.request.model_copy(update={"run": "run-2"}), of.base)
+    data = examples(of, 37)
     first = weights_digest(train(of, data, warm).update)
     others = [weights_digest(train(of, data, warm, site=s, round_=r).update) for s, r in (("a", 2), ("b", 1))]
     seeded = case(pictures(), seed=1)
     others.append(weights_digest(train(seeded, data).update))
     assert first == weights_digest(train(of, data, warm).update) == weights_digest(train(again, data).update)
     assert len({first, *others}) == 4
+
+
+def test_another_run_of_the_same_job_finds_the_model_warm() -> None:
+    """Nothing is built or traced again for it."""
+    of, warm = case(classifier()), Trainer()
+    data = examples(of, 10)
+    first = train(of, data, warm)
+    learner = warm._learner
+    again = train(Case(of.request.model_copy(update={"run": "run-2"}), of.base), data, warm)
+    assert warm._learner is learner
+    assert weights_digest(first.update) == weights_digest(again.update)
 
 
 @pytest.mark.slow
@@ -161,11 +172,13 @@ def test_another_process_has_the_same_bits() -> None:
 def test_the_step_is_traced_once() -> None:
     """Over three rounds, two sites of different size, and the smaller last batch of each epoch."""
     of, trainer = case(classifier(), batch_size=8, local_epochs=2), Trainer()
+    seen = []
     for round_ in (1, 2, 3):
         for site, count in (("a", 60), ("b", 71)):
             train(of, examples(of, count), trainer, site=site, round_=round_)
-    counts = [f.experimental_get_tracing_count() for f in trainer._learner._steps.values()]  # type: ignore[union-attr]
-    assert counts == [1, 1]
+            seen.append(list(trainer._learner._steps.values()))  # type: ignore[union-attr]
+    assert all(steps == seen[0] for steps in seen)
+    assert [step.experimental_get_tracing_count() for step in seen[0]] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -340,6 +353,13 @@ def test_a_diverged_training_is_declined() -> None:
         train(of, examples(of, 80), good, received=broken)
     fine = case(classifier())
     assert norm(train(fine, examples(fine, 40), good).update) > 0
+
+
+def test_weights_that_overflow_in_the_last_step_are_no_update() -> None:
+    """The loss before that step was finite."""
+    of = case(classifier(), optimizer=NamedConfig(name="sgd", learning_rate=1e38), local_steps=1)
+    with pytest.raises(DeclinedRequest, match="training-diverged"):
+        train(of, examples(of, 40, weights=np.full(40, 1e5, "float32")))
 
 
 @pytest.mark.parametrize(
