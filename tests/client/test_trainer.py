@@ -11,7 +11,7 @@ import pytest
 from client.sampling import batches, seed_for, split
 from client.trainer import Order, Result, Trainer
 from fedretrain.architecture import weights_of
-from fedretrain.dataset import Dataset
+from fedretrain.dataset import Dataset, as_arrays
 from fedretrain.digest import weights_digest
 from fedretrain.errors import DeclinedRequest
 from fedretrain.job import NamedConfig
@@ -300,6 +300,19 @@ def test_every_kind_of_output_trains(kind: str) -> None:
     assert norm(result.update) > 0
     assert ("val-accuracy" in result.metrics) == (kind != "regression")
     assert "val-mse" in result.metrics
+
+
+def test_binary_labels_are_the_same_with_and_without_their_axis() -> None:
+    """[n] and [n, 1] give the same bits; without care, [n] against predictions [n, 1] would make [n, n]."""
+    import keras
+
+    model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(1, "sigmoid")])
+    of = case(model, {"y": ("binary", "binary_crossentropy")}, metrics=("accuracy",), validation_fraction=0.3)
+    data = examples(of, 40)
+    flat = as_arrays(Dataset(data.x, {"y": data.y["y"][:, 0]}), of.contract)
+    one, two = train(of, data), train(of, flat)
+    assert weights_digest(one.update) == weights_digest(two.update)
+    assert one.metrics["val-accuracy"] == two.metrics["val-accuracy"]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "mixed_float16"])
