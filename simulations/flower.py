@@ -21,7 +21,7 @@ from typing import Any
 
 from fedretrain import errors
 from fedretrain.bundle import stage_app
-from fedretrain.errors import ConfigurationError, FedretrainError, MachineError
+from fedretrain.errors import ConfigurationError, FedretrainError, MachineError, RunFailed
 from fedretrain.runfolder import RunFolder
 
 from .superlink import SuperLink
@@ -92,9 +92,10 @@ def _result(folder: RunFolder) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(folder.result.read_bytes())
         return result
     failure = json.loads(folder.failure.read_bytes())
-    kind = getattr(errors, str(failure.get("error")), MachineError)
-    if not issubclass(kind, FedretrainError) or kind.__init__ is not FedretrainError.__init__:
-        kind = ConfigurationError if getattr(kind, "exit_code", 1) == ConfigurationError.exit_code else MachineError
+    kind = getattr(errors, str(failure.get("error")), None)
+    if kind is None or kind.__init__ is not FedretrainError.__init__:  # ours to raise, and made from its text alone
+        by_code = {ConfigurationError.exit_code: ConfigurationError, RunFailed.exit_code: RunFailed}
+        kind = by_code.get(failure.get("exit_code"), MachineError)
     raise kind(str(failure.get("message", failure)))
 
 

@@ -162,9 +162,9 @@ class SuperLink:
         try:
             answer = json.loads(self._output(call))
         except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-            raise MachineError(f"{' '.join(call[:2])}: {error}{self.tail()}") from error
+            raise MachineError(f"flwr {arguments[0]}: {error}{self.tail()}") from error
         if not answer.get("success"):
-            raise MachineError(f"{' '.join(call[:2])}: {answer.get('error-message', answer)}")
+            raise MachineError(f"flwr {arguments[0]}: {str(answer.get('error-message', answer)).strip()}")
         return answer
 
     def _output(self, call: list[str]) -> bytes:

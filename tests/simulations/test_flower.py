@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,116 +14,15 @@ from typing import Any
 
 import pytest
 
+from fedretrain.bundle import stage_app
 from fedretrain.errors import ConfigurationError, MachineError, RunFailed
 from fedretrain.runfolder import RunFolder
 from simulations import flower
-from simulations.flower import _follow, _result, _Watch, run_app, run_flower
+from simulations.flower import _follow, _result, _Watch, run_flower
 from simulations.superlink import SuperLink
 from simulations.supervisor import below
 
 from .test_engine import eventually, gone
-
-SETTINGS = """
-[project]
-name = "stand-in"
-version = "0.1.0"
-description = ""
-license = "Apache-2.0"
-dependencies = ["flwr>=1.41"]
-[tool.flwr.app]
-publisher = "fedretrain"
-[tool.flwr.app.components]
-serverapp = "standin.server:app"
-clientapp = "standin.site:app"
-[tool.flwr.app.config]
-run = ""
-"""
-SERVER = """
-import json, os, time
-from pathlib import Path
-from flwr.app import Message, RecordDict
-from flwr.serverapp import ServerApp
-
-app = ServerApp()
-
-
-@app.main()
-def main(grid, context):
-    root = Path(context.run_config["run"])
-
-    def say(event):
-        with (root / "events.jsonl").open("a") as file:
-            file.write(json.dumps(event) + "\\n")
-
-    say({"event": "run-started", "cwd": os.getcwd(), "files": os.listdir(), "flower": os.environ["FLWR_HOME"]})
-    while len(nodes := list(grid.get_node_ids())) < 3:
-        time.sleep(0.1)
-    waiting = set(grid.push_messages([Message(RecordDict(), n, "train") for n in nodes]))
-    pids, partitions = set(), set()
-    while waiting:
-        for reply in grid.pull_messages(list(waiting)):
-            waiting.discard(reply.metadata.reply_to_message_id)
-            pids.add(reply.content["told"]["pid"])
-            partitions.add(reply.content["told"]["partition"])
-        time.sleep(0.05)
-    say({"event": "trained"})
-    time.sleep(2)  # long enough to be seen at work
-    (root / "result.json").write_text(json.dumps({"pids": sorted(pids), "partitions": sorted(partitions)}))
-    say({"event": "released"})
-"""
-SITE = """
-import os, time
-from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.clientapp import ClientApp
-
-app = ClientApp()
-
-
-@app.train()
-def train(message, context):
-    time.sleep(0.5)
-    told = ConfigRecord({"pid": os.getpid(), "partition": context.node_config["partition-id"]})
-    return Message(RecordDict({"told": told}), reply_to=message)
-"""
-
-
-def stand_in(home: Path) -> Path:
-    """An app without TensorFlow that writes into a run's folder as ours does."""
-    package = home / "stand-in" / "standin"
-    package.mkdir(parents=True)
-    (package.parent / "pyproject.toml").write_text(SETTINGS)
-    for name, text in {"__init__": "", "server": SERVER, "site": SITE}.items():
-        (package / f"{name}.py").write_text(text)
-    return package.parent
-
-
-def run_folder(tmp_path: Path) -> RunFolder:
-    folder = RunFolder(tmp_path / "a run with 'quotes'")
-    folder.root.mkdir()
-    return folder
-
-
-@pytest.mark.slow
-def test_an_app_runs_and_leaves_nobody_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each site is a node, as many actors as workers serve them, events are passed on, SuperLink's folder is empty."""
-    monkeypatch.setattr(flower, "_QUIET_S", 5.0)  # so that Flower is asked while the run goes on
-    folder = run_folder(tmp_path)
-    events: list[dict[str, Any]] = []
-    pids: set[int] = set()
-
-    def on_event(event: dict[str, Any]) -> None:
-        events.append(event)
-        pids.update(below(os.getpid()))
-
-    app = stand_in(tmp_path / "home")
-    result = run_app(app, _Watch(folder, on_event, timeout=400), sites=3, workers=2)
-    assert result["partitions"] == [0, 1, 2]
-    assert len(result["pids"]) == 2
-    assert [e["event"] for e in events] == ["run-started", "trained", "released"]
-    assert events[0]["files"] == []
-    assert Path(events[0]["flower"]).is_relative_to(tmp_path)
-    assert pids > set(result["pids"])
-    assert all(gone(p) for p in pids)
 
 
 @dataclass
@@ -155,17 +55,37 @@ def test_a_run_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
         _follow(Link(), "1", _Watch(RunFolder(tmp_path), timeout=0.1))  # type: ignore[arg-type]
 
 
+@pytest.fixture(scope="module")
+def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuperLink]:
+    with SuperLink(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("logs") / "log") as link:
+        yield link
+
+
 @pytest.mark.slow
-def test_flowers_refusal_is_said(tmp_path: Path) -> None:
+def test_superlink_works_in_an_empty_folder(link: SuperLink) -> None:
+    """Flower imports the app from where it works, so no checkout may lie there, and its home is its own."""
+    pids = below(link.pid)
+    assert len(pids) >= 2
+    for pid in pids:
+        assert os.listdir(f"/proc/{pid}/cwd") == []  # noqa: PTH208  # a link of the kernel's
+        assert f"FLWR_HOME={link._home}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+@pytest.mark.slow
+def test_flowers_refusal_is_said(link: SuperLink, tmp_path: Path) -> None:
     """What ``flwr run`` answers when it does not take the app is in the error."""
-    app = stand_in(tmp_path / "home")
-    (app / "pyproject.toml").write_text(SETTINGS.replace("publisher", "nobody"))
-    with SuperLink(tmp_path / "home", tmp_path / "log") as link:
-        with pytest.raises(MachineError, match="publisher"):
-            link.run(app, {}, {})
-        pids = below(link.pid)
-    assert pids
-    assert all(gone(p) for p in pids)
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    with pytest.raises(MachineError, match=r"^flwr run: Invalid Flower App .*\n.*version"):
+        link.run(tmp_path, {}, {})
+
+
+@pytest.mark.slow
+def test_flower_says_whether_a_run_is_over(link: SuperLink, tmp_path: Path) -> None:
+    """A run that has just been started is not finished; one that was stopped is, although it has no result."""
+    run = link.run(stage_app(tmp_path), {"run": str(tmp_path / "it's here")}, {"num-supernodes": 2})
+    assert not link.finished(run)
+    link._call("stop", run, "simulation")
+    assert link.finished(run)
 
 
 @pytest.mark.slow
@@ -236,17 +156,18 @@ def test_quiet_is_asked_about_now_and_then(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "code", "kind"),
     [
-        ("RunFailed", RunFailed),
-        ("DataMismatch", ConfigurationError),
-        ("RejectedUpdate", MachineError),
-        ("x", MachineError),
+        ("RunFailed", 4, RunFailed),
+        ("DataMismatch", 2, ConfigurationError),
+        ("ValueError", 1, MachineError),
+        ("annotations", 1, MachineError),
     ],
 )
-def test_a_failure_keeps_its_kind(tmp_path: Path, name: str, kind: type[Exception]) -> None:
+def test_a_failure_keeps_its_kind(tmp_path: Path, name: str, code: int, kind: type[Exception]) -> None:
     """What the server's side raised is raised here, so that the exit code is the same with either engine."""
     folder = RunFolder(tmp_path)
-    folder.failure.write_text(json.dumps({"error": name, "message": "too few sites"}))
-    with pytest.raises(kind, match="too few sites"):
+    folder.failure.write_text(json.dumps({"error": name, "exit_code": code, "message": "too few sites"}))
+    with pytest.raises(kind, match="too few sites") as raised:
         _result(folder)
+    assert type(raised.value) is kind
