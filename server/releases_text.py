@@ -54,6 +54,8 @@ def list_value(rows: Sequence[Listed]) -> dict[str, Any]:
 
 def gate_summary(gate: Mapping[str, Any]) -> str:
     """``passed: old -0.002 (bound -0.008), new +0.11 (bound +0.09)``; as much of it as the report holds."""
+    if not gate:
+        return "not gated"  # as a base model that was taken in to begin with
     verdict = {True: "passed", False: "NOT PASSED"}.get(gate.get("passed", None), "no verdict")
     holdouts = gate.get("holdouts")
     parts = [_holdout(h) for h in holdouts if isinstance(h, dict)] if isinstance(holdouts, list) else []

@@ -185,7 +185,8 @@ def test_an_unknown_release_names_those_there_are(out: Path, releases: dict[str,
 @pytest.mark.parametrize(
     ("gate", "says"),
     [
-        ({}, "no verdict"),
+        ({}, "not gated"),
+        ({"odd": 1}, "no verdict"),
         ({"passed": False, "holdouts": [{"name": "old", "difference": None}]}, "NOT PASSED: old"),
         ({"passed": True, "holdouts": "odd"}, "passed"),
     ],
