@@ -1,0 +1,147 @@
+"""``fedretrain simulate``: options in, progress on standard error, the result on standard output.
+
+Invariants: importing this module loads neither NumPy nor Flower nor TensorFlow; with ``--json`` the last line on
+standard output is one JSON object, however the run ended.
+"""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedretrain.errors import FedretrainError, RunFailed
+
+if TYPE_CHECKING:
+    from .progress import Progress
+    from .task import Options, Task
+
+EXIT_CODES = {"released": 0, "rejected": 3}
+INTERRUPTED = 130
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Engine(StrEnum):
+    """Where the sites run."""
+
+    local = "local"
+    flower = "flower"
+
+
+class Poison(StrEnum):
+    """How the demo's last site misbehaves."""
+
+    scale = "scale"
+    nan = "nan"
+    labels = "labels"
+
+
+@app.command(
+    epilog="""\b
+Exit codes:
+  0    released
+  1    anything not named here, such as a full disk
+  2    the job, the data or an option is wrong
+  3    rejected by the gate; the model in use stays
+  4    too few sites, or rounds that could not be completed
+  130  interrupted; the run can be resumed
+"""
+)
+def simulate(  # noqa: PLR0917  # the command's options
+    job: Annotated[Path | None, typer.Argument(metavar="[JOB.toml]", help="Default: the built-in demo.")] = None,
+    sites: Annotated[
+        int | None,
+        typer.Option(min=1, max=100_000, help="Only the job's first sites by name; the demo makes so many (5)."),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, max=100_000, help="Instead of the job's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Instead of the job's.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Processes that serve the sites. Default: cores.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder. Default: retrained/RUN.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")] = False,
+    engine: Annotated[Engine | None, typer.Option(help="Worker processes, or Flower's own runtime.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    poison: Annotated[
+        Poison | None, typer.Option(help="In the demo: the last site sends such updates, or has such labels.")
+    ] = None,
+) -> None:
+    """Run a retraining job on this machine: rounds at the sites, the gate, a signed release.
+
+    Without a job it runs the built-in demo: handwritten digits at five hospitals that replaced their scanners.
+    """
+    from rich.console import Console
+
+    from .progress import Progress
+    from .quiet import console_stream
+
+    with console_stream() as stream, Progress(Console(file=stream)) as progress:
+        from .task import Options
+
+        options = Options(job, sites, rounds, seed, workers, out, engine, resume, poison)
+        result, task = _run(options, progress, as_json)
+    if as_json:
+        _print_json(result)
+    else:
+        from .report import show_result
+
+        show_result(Console(), result, task.out, _events(task, "site-declined"))
+    raise typer.Exit(EXIT_CODES[result["outcome"]])
+
+
+def _run(options: "Options", progress: "Progress", as_json: bool) -> tuple[dict[str, Any], "Task"]:
+    """The result; where there is none, what is known of the run is shown, and the reason raised."""
+    from . import task as tasks
+    from .simulate import simulate as run
+
+    task = None
+    try:
+        task = tasks.plan(options)
+        return run(task, progress), task
+    except (Exception, KeyboardInterrupt) as error:
+        if as_json:
+            _print_json(_failure(task, error))
+        elif isinstance(error, RunFailed):
+            _show_failed(task)
+        if task is not None and task.begun:
+            progress.warn(f"what was finished is kept; to go on: {task.resume_command}")
+        raise
+
+
+def _show_failed(task: "Task | None") -> None:
+    """The rounds that were completed, and who did not take part."""
+    from rich.console import Console
+
+    from .report import show_rounds
+
+    show_rounds(Console(), _events(task, "round-finished"), _events(task, "site-declined"))
+
+
+def _failure(task: "Task | None", error: BaseException) -> dict[str, Any]:
+    """The JSON object of a run without a verdict."""
+    code = error.exit_code if isinstance(error, FedretrainError) else FedretrainError.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        code = INTERRUPTED
+    return {
+        "run_id": task.run_id if task else None,
+        "outcome": "failed",
+        "release": None,
+        "rounds": _events(task, "round-finished"),
+        "gate": None,
+        "bytes": None,
+        "seconds": None,
+        "error": {"kind": type(error).__name__, "message": str(error), "exit_code": code},
+    }
+
+
+def _events(task: "Task | None", kind: str) -> list[dict[str, Any]]:
+    """The run's events of one kind so far."""
+    from fedretrain.runfolder import RunFolder
+
+    return [event for event in RunFolder(task.root).read_events() if event["event"] == kind] if task else []
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, allow_nan=False))

@@ -1,0 +1,210 @@
+"""The end of a simulation for a person: what happened in the rounds, what the gate found, what it cost, what to do.
+
+Everything here turns a run's result (``server.run``) into tables for a console of 80 columns or more. What sites
+say about themselves are claims, and are called so; the gate does not use them.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from . import words
+
+MOST_ROWS = 80
+"""Rows of rounds and sites up to which each is shown; beyond, a round is one row, and what went wrong another."""
+
+Record = Mapping[str, Any]
+_NONE = "-"
+
+
+def show_result(console: Console, result: Record, out: Path, refused: Sequence[Record] = ()) -> None:
+    """Everything about a run that ended with a verdict.
+
+    Args:
+        console: Where to.
+        result: The run's result.
+        out: Its output folder, with the registry in it.
+        refused: The ``site-declined`` events of the run.
+    """
+    show_rounds(console, result["rounds"], refused)
+    _show_gate(console, result["gate"])
+    _show_facts(console, result, out)
+    _show_next(console, result, out)
+
+
+def show_rounds(console: Console, rounds: Sequence[Record], refused: Sequence[Record] = ()) -> None:
+    """Rounds and sites, and who did not take part at all."""
+    claim, label = _claim(rounds)
+    table = _table("Rounds")
+    notes = "quarantined" if any(record["quarantined"] for record in rounds) else ""
+    for name in ("round", "site", "examples", label, "update norm", "seconds", notes):
+        table.add_column(name, justify="left" if name in {"site", notes} else "right")
+    brief = sum(len(record["sites"]) for record in rounds) > MOST_ROWS
+    for record in rounds:
+        first = str(record["round"])
+        for row in _brief_rows(record, claim) if brief else _rows(record, claim):
+            table.add_row(first, *row)
+            first = ""
+    if rounds:
+        console.print(table)
+        console.print(f"[dim]  {label}: each site's own claim, about the model it received in that round[/]")
+    for event in {event["site"]: event for event in refused}.values():
+        console.print(f"[yellow]! {escape(str(event['site']))} took no part: {escape(words.declined(event))}[/]")
+
+
+def _rows(record: Record, claim: str) -> Iterator[tuple[str, ...]]:
+    """One row for each site that was asked; a quarantined one has its reason."""
+    admitted = {entry["site"]: entry for entry in record["admitted"]}
+    refused = {entry["site"]: entry for entry in record["quarantined"]}
+    for site in record["sites"]:
+        entry = admitted.get(site)
+        notes = []
+        if site in refused:
+            notes.append(f"[yellow]{escape(words.quarantined(refused[site]))}[/]")
+        if entry is None:
+            yield escape(site), _NONE, _NONE, _NONE, _NONE, *(notes or [_NONE])
+            continue
+        notes += [f"[yellow]{escape(words.flag(name))}[/]" for name in entry["flags"]]
+        value = entry["metrics"].get(claim)
+        yield (
+            escape(site),
+            str(entry["examples"]),
+            _NONE if value is None else f"{value:.3f}",
+            words.norm(entry["norm"]),
+            f"{entry['seconds']:.1f}",
+            ", ".join(notes),
+        )
+
+
+def _brief_rows(record: Record, claim: str) -> Iterator[tuple[str, ...]]:
+    """The round as a whole, then the sites that did not count."""
+    admitted = record["admitted"]
+    value = record["metrics"].get(claim)
+    norms = sorted(entry["norm"] for entry in admitted)
+    yield (
+        f"{len(admitted)} of {len(record['sites'])} sites",
+        str(sum(entry["examples"] for entry in admitted)),
+        _NONE if value is None else f"{value:.3f}",
+        words.norm(norms[len(norms) // 2]) if norms else _NONE,
+        f"{record['seconds']:.1f}",
+        "",
+    )
+    for entry in record["quarantined"]:
+        note = f"[yellow]{escape(words.quarantined(entry))}[/]"
+        yield f"  {escape(entry['site'])}", _NONE, _NONE, _NONE, _NONE, note
+
+
+def _claim(rounds: Sequence[Record]) -> tuple[str, str]:
+    """The claim to show, and what it is called: accuracy where sites have it, else loss."""
+    has_accuracy = any("val-accuracy" in entry["metrics"] for record in rounds for entry in record["admitted"])
+    return ("val-accuracy", "accuracy") if has_accuracy else ("val-loss", "loss")
+
+
+def _show_gate(console: Console, gate: Record) -> None:
+    """In use against candidate on each holdout and slice."""
+    metrics = {holdout["metric"] for holdout in gate["holdouts"]}
+    alike = len(metrics) == 1
+    table = _table("Candidate against the model in use" + (f", by {next(iter(metrics))}" if alike else ""))
+    names = ("holdout", "n", "in use", "candidate", "change", "at least", "asked", "verdict")
+    for name in names:
+        table.add_column(name, justify="left" if name in {"holdout", "verdict"} else "right")
+    for holdout in gate["holdouts"]:
+        name = escape(holdout["name"])
+        table.add_row(name if alike else f"{name}, {holdout['metric']}", *_verdict(holdout))
+        for part in holdout["slices"]:
+            table.add_row(f"[dim]  {escape(part['name'])}[/]", *_verdict(part))
+    console.print(table)
+    uses = ", ".join(f"{escape(h['name'])} {_times(h['uses'])}" for h in gate["holdouts"])
+    console.print(
+        f"[dim]  at least: one-sided {gate['confidence']:.0%} bound on the change, on the same examples\n"
+        f"  used so far, this run included: {uses}[/]",
+        highlight=False,
+    )
+    for reason in gate["reasons"]:
+        console.print(f"[red]✗[/] {escape(reason)}", highlight=False)
+
+
+def _verdict(part: Record) -> tuple[str, ...]:
+    sign = "-" if part["must"] == "not-worse" else ""
+    style = "green" if part["passed"] else "red"
+    return (
+        str(part["n"]),
+        _number(part["incumbent"]),
+        _number(part["candidate"]),
+        _number(part["difference"], "+"),
+        _number(part["lower_bound"], "+"),
+        f"> {sign}{part['margin']:.3f}",
+        f"[{style}]{part['decided']}[/]",
+    )
+
+
+def _show_facts(console: Console, result: Record, out: Path) -> None:
+    """Bytes, seconds and the verdict."""
+    sent, seconds = result["bytes"], result["seconds"]
+    whole, total = sent["whole_model_total"], sent["total"]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    parts = f"{words.size(sent['down'])} to the sites, {words.size(sent['up'])} back"
+    facts.add_row("Sent", f"{words.size(total)}: {parts}, base model once {words.size(sent['base'])}")
+    if whole:
+        facts.add_row("", f"the whole model every time: {words.size(whole)}, {whole / max(1, total):.1f} times as much")
+    phases = ", ".join(f"{name} {words.seconds(seconds[name])}" for name in _PHASES if name in seconds)
+    facts.add_row("Time", f"{words.seconds(seconds.get('command', seconds['total']))}: {phases}")
+    facts.add_row("Verdict", _outcome(result))
+    console.print()
+    console.print(facts, highlight=False)
+    if result["release"]:  # on one line however long, to be copied
+        path = words.path(out / "registry" / "releases" / result["release"])
+        console.print(f"[bold]Release[/]  {escape(path)}", highlight=False, soft_wrap=True)
+
+
+_PHASES = ("demo", "prepare", "rounds", "gate", "release")
+
+
+def _outcome(result: Record) -> str:
+    if result["outcome"] == "released":
+        return "[bold green]released[/]: the candidate is the model in use"
+    return "[bold red]rejected[/]: the model in use stays"
+
+
+def _show_next(console: Console, result: Record, out: Path) -> None:
+    """Commands to type next."""
+    where = f"--out {shlex.quote(words.path(out))}"
+    releases = "fedretrain server releases"
+    if result["outcome"] == "released":
+        lines = [f"{releases} show {result['release'][:16]} {where}", f"{releases} verify {where}"]
+        if result["parent"]:
+            lines.append(f"{releases} rollback {result['parent'][:16]} {where}")
+    else:
+        evidence = shlex.quote(words.path(out / "runs" / result["run_id"] / "gate.json"))
+        lines = [f"cat {evidence}", f"{releases} list {where}"]
+    console.print("\n[bold]Next[/]")
+    for line in lines:
+        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=f"\n{title}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        header_style="dim",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return _NONE if value is None else f"{value:{sign}.3f}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -1,0 +1,89 @@
+"""Codes, numbers and paths in words, as the progress and the tables of ``simulate`` show them."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+QUARANTINED = {
+    "malformed": "cannot be decoded",
+    "variables": "a variable too many or too few",
+    "shape": "wrong shape",
+    "dtype": "wrong type of numbers",
+    "not-finite": "NaN or infinity",
+    "metrics": "metrics missing or no numbers",
+    "examples": "impossible number of examples",
+    "norm": "update far too large",
+    "stale": "answers another request",
+    "base": "trained from another model",
+    "contract": "another contract",
+    "site": "signed as another site",
+    "late": "no answer in time",
+    "declined": "declined",
+}
+DECLINED = {
+    "data-unreadable": "data cannot be read",
+    "data-empty": "no data",
+    "data-missing": "an array is missing",
+    "data-shape": "wrong shape of data",
+    "data-dtype": "wrong type of data",
+    "data-not-finite": "NaN or infinity in the data",
+    "data-range": "values out of range",
+    "data-preprocessing": "other preprocessing",
+    "label-unknown": "a label the model does not know",
+    "label-shape": "wrong shape of labels",
+    "model-refused": "a layer the site does not allow",
+    "model-missing": "base model missing",
+    "model-mismatch": "model and contract do not belong together",
+    "request-invalid": "request not understood",
+    "training-diverged": "training diverged",
+    "site-failure": "failed, see the site's log",
+}
+FLAGS = {"examples-capped": "counts; claimed more examples than declared"}
+
+
+def quarantined(entry: Mapping[str, Any]) -> str:
+    """Why a reply does not count; a site's refusal with its own code."""
+    code = str(entry["code"])
+    if code == "declined":
+        inner = str(entry.get("detail", "")).partition(":")[0].partition(" at ")
+        return f"declined: {DECLINED.get(inner[0], inner[0])}" + (f" ({inner[2]})" if inner[2] else "")
+    return QUARANTINED.get(code, code)
+
+
+def declined(entry: Mapping[str, Any]) -> str:
+    """Why a site does not take part: code, where and what was expected."""
+    code = str(entry["code"])
+    where = f" at {entry['where']}" if entry.get("where") else ""
+    expected = f"; expected {entry['expected']}" if entry.get("expected") else ""
+    return DECLINED.get(code, QUARANTINED.get(code, code)) + where + expected
+
+
+def flag(name: str) -> str:
+    """What was put right in a reply."""
+    return FLAGS.get(name, name)
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, three digits: 942 B, 12.3 kB, 1.07 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def norm(value: float) -> str:
+    """An update's norm, so that those of one table stand under each other."""
+    return f"{value:.4f}" if value < 100 else f"{value:.3e}"
+
+
+def seconds(value: float) -> str:
+    """Seconds with one decimal, minutes where they are many."""
+    return f"{value:.1f} s" if value < 120 else f"{int(value // 60)} min {value % 60:.0f} s"
+
+
+def path(where: Path) -> str:
+    """Relative to where the user is, if it lies below."""
+    here = Path(os.path.curdir).resolve()
+    return str(where.relative_to(here)) if where.is_relative_to(here) else str(where)
