@@ -172,13 +172,12 @@ def _check_input(array: Array, spec: InputSpec) -> None:
         _name_columns(outside, spec, "data-range", f"numbers that fit {spec.dtype}")
     with np.errstate(over="ignore"):
         cast = array.astype(dtype, copy=False)
-    _name_columns(~np.isfinite(cast), spec, "data-not-finite", f"numbers that fit {spec.dtype}")
-    # Bounds are compared in the input's own precision: float32(0.1) is above the double 0.1 and still is the bound.
-    of = dtype.type if dtype.kind == "f" else float
-    if spec.low is not None:
-        _name_columns(cast < of(spec.low), spec, "data-range", f"at least {spec.low:g}")
-    if spec.high is not None:
-        _name_columns(cast > of(spec.high), spec, "data-range", f"at most {spec.high:g}")
+        _name_columns(~np.isfinite(cast), spec, "data-not-finite", f"numbers that fit {spec.dtype}")
+        # NumPy compares in the input's precision; as doubles, float32(0.1) would be above a bound of 0.1.
+        if spec.low is not None:
+            _name_columns(cast < spec.low, spec, "data-range", f"at least {spec.low:g}")
+        if spec.high is not None:
+            _name_columns(cast > spec.high, spec, "data-range", f"at most {spec.high:g}")
 
 
 def _check_shape(array: Array, spec: InputSpec) -> None:

@@ -216,7 +216,7 @@ def test_own_functions_need_their_module_named() -> None:
 
 def test_only_what_is_defined_in_a_named_module_is_taken() -> None:
     """Neither a name that is not there, nor one the module merely imported."""
-    for name in ("Missing", "Borrowed", "np", "keras"):
+    for name in ("Missing", "Lambda", "np", "keras"):
         with pytest.raises(ModelRefused, match="is not found in the module"):
             check_tree(obj(name, module=OWN, registered_name=name), [OWN])
 
