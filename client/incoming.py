@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, RecordDict
+from flwr.app import Array, ArrayRecord, RecordDict
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fedretrain.contract import Contract, VariableSpec, key, keys
 from fedretrain.errors import DeclinedRequest
+from fedretrain.messages import record
 
 _NUMPY = "numpy.ndarray"
 
@@ -30,10 +31,10 @@ def all_arrays(content: RecordDict, contract: Contract) -> list[NDArray[Any]]:
 
 
 def _arrays(content: RecordDict, contract: Contract, positions: Sequence[int]) -> list[NDArray[Any]]:
-    record = content.array_records.get("arrays")
-    if record is None or sorted(record) != keys(positions):
+    found = record(content, "arrays", ArrayRecord)
+    if found is None or sorted(found) != keys(positions):
         raise DeclinedRequest("request-invalid", "arrays", f"{len(positions)} arrays, by position of their variables")
-    return [_decode(record[key(p)], contract.variables[p], key(p)) for p in positions]
+    return [_decode(found[key(p)], contract.variables[p], key(p)) for p in positions]
 
 
 def _decode(array: Array, spec: VariableSpec, name: str) -> NDArray[Any]:

@@ -116,6 +116,7 @@ class Declined(_Body):
 
 Request = PrepareRequest | BaseRequest | TrainRequest
 Reply = PrepareReply | BaseReply | TrainReply | Declined
+RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord, MetricRecord)
 RequestT = TypeVar("RequestT", PrepareRequest, BaseRequest, TrainRequest)
 
 
@@ -135,22 +136,32 @@ def pack(
     return RecordDict(records)
 
 
+def record(content: RecordDict, name: str, kind: type[RecordT]) -> RecordT | None:
+    """The record of that name, None where there is none of that kind.
+
+    To be used in place of ``content.array_records`` and its like: these refer to the content from within a reference
+    cycle, and so keep a whole model in memory until Python's collector comes by.
+    """
+    found = content.get(name)
+    return found if isinstance(found, kind) else None
+
+
 def unpack_request(content: RecordDict, expected: type[RequestT]) -> RequestT:
     """The typed body of a request, at a site.
 
     Raises:
         DeclinedRequest: ``request-invalid`` where it is not one of ours or of another version.
     """
-    record = content.config_records.get("body")
-    if record is None or record.get("format") != FORMAT:
+    body = record(content, "body", ConfigRecord)
+    if body is None or body.get("format") != FORMAT:
         raise DeclinedRequest("request-invalid", "body", f"a {FORMAT} message; server and site versions differ")
     try:
-        return expected.model_validate_json(str(record["json"]))
+        return expected.model_validate_json(str(body["json"]))
     except (KeyError, ValidationError):
         raise DeclinedRequest("request-invalid", "body", f"a {expected.__name__}") from None
 
 
 def request_arrays(content: RecordDict) -> dict[str, NDArray[Any]]:
     """The arrays of a request by key, at a site; empty where there are none."""
-    record = content.array_records.get("arrays")
-    return {k: v.numpy() for k, v in record.items()} if record else {}
+    arrays = record(content, "arrays", ArrayRecord)
+    return {k: v.numpy() for k, v in arrays.items()} if arrays else {}

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import numpy as np
-from flwr.app import Array, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fedretrain.contract import VariableSpec
 from fedretrain.digest import weights_digest
 from fedretrain.errors import DataMismatch, DeclinedRequest, RejectedUpdate
-from fedretrain.messages import FORMAT, BaseReply, Declined, PrepareReply, TrainReply
+from fedretrain.messages import FORMAT, BaseReply, Declined, PrepareReply, TrainReply, record
 from strategies.base import numpy_dtype
 
 from .norms import sum_of_squares
@@ -161,21 +161,24 @@ def judged(outcome: RecordDict | RejectedUpdate, admit: Callable[[RecordDict], V
     try:
         return admit(outcome)
     except RejectedUpdate as refusal:
-        return refusal
+        return refusal.with_traceback(None)  # its frames hold the reply's arrays
 
 
 def wire_bytes(content: RecordDict) -> int:
     """Bytes of all arrays in the records as they travel, npy headers included."""
-    arrays = (a for record in content.array_records.values() for a in record.values())
-    return sum(len(a.data) for a in arrays if isinstance(a.data, bytes))
+    records = (found for found in content.values() if isinstance(found, ArrayRecord))
+    arrays = (array for found in records for array in found.values())
+    return sum(len(array.data) for array in arrays if isinstance(array.data, bytes))
 
 
 def _body(content: RecordDict) -> PrepareReply | BaseReply | TrainReply | Declined:
     """The typed body; strict, because a peer's "5" is not a number."""
     try:
-        record = content.config_records["body"]
-        text = record["json"]
-        if set(record) != {"format", "json"} or record["format"] != FORMAT:
+        found = record(content, "body", ConfigRecord)
+        if found is None:
+            _malformed("expected a body record")
+        text = found["json"]
+        if set(found) != {"format", "json"} or found["format"] != FORMAT:
             _malformed(f"expected a {FORMAT} body; the site runs another version")
         if not isinstance(text, str) or len(text) > BODY_LIMIT:
             _malformed(f"expected a body of at most {BODY_LIMIT} characters")
@@ -217,10 +220,10 @@ def _belongs(run: str, expected_run: str, site: str, expected_site: str | None) 
 
 def _metrics(content: RecordDict, declared: int) -> tuple[int, dict[str, float], tuple[str, ...]]:
     """Example count, claims and flags."""
-    record = content.metric_records.get("metrics")
-    if record is None:
+    found = record(content, "metrics", MetricRecord)
+    if found is None:
         raise RejectedUpdate("metrics", "expected a metrics record, got none")
-    claims = dict(record)
+    claims = dict(found)
     if "num-examples" not in claims:
         raise RejectedUpdate("metrics", "expected num-examples among the metrics")
     examples: Any = claims.pop("num-examples")
@@ -238,16 +241,16 @@ def _claims(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def _arrays(content: RecordDict, variables: Mapping[str, VariableSpec]) -> list[NDArray[Any]]:
     """The arrays in the contract's order."""
-    record = content.array_records.get("arrays")
-    if record is None:
+    found = record(content, "arrays", ArrayRecord)
+    if found is None:
         raise RejectedUpdate("variables", f"expected {len(variables)} arrays, got none")
     if set(content) != {"body", "arrays", "metrics"}:
         _malformed("expected the records body, arrays and metrics alone")
-    missing, surplus = sorted(set(variables) - set(record)), sorted(set(record) - set(variables))
+    missing, surplus = sorted(set(variables) - set(found)), sorted(set(found) - set(variables))
     if missing or surplus:
         first = f"missing {missing[0]}" if missing else f"not expected {_shown(surplus[0])}"
         raise RejectedUpdate("variables", f"{len(missing)} missing, {len(surplus)} too many; {first}")
-    return [_array(key, record[key], spec) for key, spec in variables.items()]
+    return [_array(key, found[key], spec) for key, spec in variables.items()]
 
 
 def _array(key: str, array: Array, spec: VariableSpec) -> NDArray[Any]:

@@ -115,7 +115,7 @@ def _pull(grid: Grid, message_id: str, answers: "queue.SimpleQueue[tuple[str, Pu
     try:
         answers.put((message_id, list(grid.pull_messages([message_id]))))
     except Exception as error:  # noqa: BLE001 - whatever decoding a peer's bytes raises costs this reply alone
-        answers.put((message_id, error))
+        answers.put((message_id, error.with_traceback(None)))  # its frames hold what was decoded so far
 
 
 @contextmanager

@@ -91,9 +91,8 @@ class Intake:
         size = self._count(arrival)
         admit = partial(admit_train, site=site.name, declared=site.train_examples, expected=self._expected)
         answer = judged(arrival.outcome, admit)
-        try:
-            self._collect(_update(answer), size, arrival.seconds)
-        except RejectedUpdate as refusal:
+        refusal = self._collect(answer, size, arrival.seconds) if isinstance(answer, Update) else _refusal(answer)
+        if refusal is not None:
             self._quarantine(site.name, refusal)
         if isinstance(answer, Declined) and answer.code in FORGETFUL:
             self.forgetful.add(site.node)
@@ -134,13 +133,17 @@ class Intake:
         self.bytes_up += size
         return size
 
-    def _collect(self, update: Update, size: int, seconds: float) -> None:
+    def _collect(self, update: Update, size: int, seconds: float) -> RejectedUpdate | None:
+        """Take an update into the aggregate, or say why not."""
         if update.site in self.admitted:
-            raise RejectedUpdate("stale", "a second reply to the same request")
-        if self._bounds.known:
-            bounds = self._bounds
-            check_norm(update.norm, norm_bound(bounds.previous, bounds.global_norm, bounds.fixed))
-        self.collector.add(update.site, update.arrays, update.examples)
+            return RejectedUpdate("stale", "a second reply to the same request")
+        try:
+            if self._bounds.known:
+                bounds = self._bounds
+                check_norm(update.norm, norm_bound(bounds.previous, bounds.global_norm, bounds.fixed))
+            self.collector.add(update.site, update.arrays, update.examples)
+        except RejectedUpdate as refusal:
+            return refusal.with_traceback(None)
         admitted = Admitted(
             site=update.site,
             examples=update.examples,
@@ -152,21 +155,19 @@ class Intake:
         )
         self.admitted[update.site] = admitted
         self._emit("reply", round=self._expected.round, **asdict(admitted))
+        return None
 
     def _quarantine(self, site: str, refusal: RejectedUpdate) -> None:
         self.quarantined.append(Quarantined(site, refusal.code, refusal.detail))
         self._emit("quarantined", round=self._expected.round, site=site, code=refusal.code, detail=refusal.detail)
 
 
-def _update(answer: Update | Declined | RejectedUpdate) -> Update:
-    """The update; raises RejectedUpdate where there is none."""
+def _refusal(answer: Declined | RejectedUpdate) -> RejectedUpdate:
     if isinstance(answer, RejectedUpdate):
-        raise answer
-    if isinstance(answer, Declined):
-        where = f" at {answer.where}" if answer.where else ""
-        expected = f": expected {answer.expected}" if answer.expected else ""
-        raise RejectedUpdate("declined", f"{answer.code}{where}{expected}")
-    return answer
+        return answer
+    where = f" at {answer.where}" if answer.where else ""
+    expected = f": expected {answer.expected}" if answer.expected else ""
+    return RejectedUpdate("declined", f"{answer.code}{where}{expected}")
 
 
 def _mean(name: str, counted: Sequence[Admitted], weights: Mapping[str, int]) -> float | None:

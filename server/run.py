@@ -12,7 +12,7 @@ The result, ``fedretrain.result/1``, is a JSON object::
     {"format", "run_id", "outcome": "released" | "rejected", "release": id | null, "parent": id | null,
      "rounds": [...], "gate": {...},
      "bytes": {"down", "up", "base", "total", "whole_model_total", "ratio"},
-     "seconds": {"total", "prepare", "rounds", "gate", "release"}}
+     "seconds": {"total", "open", "prepare", "rounds", "gate", "release"}}
 
 Bytes are those of arrays as they travelled; ``base`` is what sites without the base model were sent, ``total`` the sum
 of the three, ``whole_model_total`` what the same requests and replies of the rounds would have taken with every
@@ -91,6 +91,7 @@ class _Run:
         self._holdouts = [holdout_digest(data) for _, data in load_holdouts(job, self._plan.contract, self._plan.train)]
         self._rounds = Rounds(self._plan, grid, folder, emit)
         self._registry = Registry.open(folder.out)
+        self._opened = time.monotonic()
 
     def finish(self) -> dict[str, Any]:
         """All that is left to do."""
@@ -108,6 +109,7 @@ class _Run:
         end = time.monotonic()
         seconds = {
             "total": end - self._start,
+            "open": self._opened - self._start,
             "prepare": self._rounds.prepare_seconds,
             "rounds": sum(record["seconds"] for record in state.history),
             "gate": releasing - judging,

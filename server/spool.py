@@ -33,17 +33,17 @@ class Spool:
     Args:
         folder: Exists, and holds nothing else.
         specs: The variables of every update, in order.
-        chunk_bytes: Bound on what ``stacks`` holds in memory at a time.
+        chunk_bytes: Bound on what ``stacks`` holds in memory at a time; default ``CHUNK_BYTES``.
 
     Raises:
         MachineError: What an earlier process left cannot be removed.
     """
 
-    def __init__(self, folder: Path, specs: Sequence[VariableSpec], chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, folder: Path, specs: Sequence[VariableSpec], chunk_bytes: int | None = None) -> None:
         self._folder = folder
         self._specs = tuple(specs)
         self._offsets = [0, *accumulate(spec.nbytes for spec in specs)]
-        self._chunk_bytes = chunk_bytes
+        self._chunk_bytes = chunk_bytes or CHUNK_BYTES
         self._files: dict[str, Path] = {}
         self.clear()
 

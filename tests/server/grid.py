@@ -132,13 +132,12 @@ class NumpySite:
 
 
 class ScriptedGrid(Grid):
-    """Sites as nodes 1, 2, ... in the order given; replies are there when pulled, or after their site's delay."""
+    """Sites as nodes 1, 2, ... in the order given; a reply is made when it is pulled, after its site's delay."""
 
     def __init__(self, sites: Sequence[NumpySite]) -> None:
         self.sites = dict(enumerate(sites, start=1))
-        self.pulled: list[str] = []
         self.sent: list[Message] = []
-        self._replies: dict[str, tuple[float, Message, Answer]] = {}
+        self._open: dict[str, tuple[float, Message]] = {}
         self._run = Run.create_empty(run_id=1)
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 0, 1
 
@@ -160,22 +159,19 @@ class ScriptedGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         ids = []
         for message in messages:
-            message.metadata.__dict__["_message_id"] = f"m{len(self.sent)}"
+            ids.append(f"m{len(self.sent)}")
+            message.metadata.__dict__["_message_id"] = ids[-1]
             self.sent.append(message)
-            site = self.sites[message.metadata.dst_node_id]
-            answer = site.answer(message.metadata.message_type, message.content)
-            ids.append(message.metadata.message_id)
-            if answer is not None:
-                self._replies[ids[-1]] = (time.monotonic() + site.delay_s, message, answer)
+            self._open[ids[-1]] = (time.monotonic() + self.sites[message.metadata.dst_node_id].delay_s, message)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         (message_id,) = message_ids
-        at, request, answer = self._replies.get(message_id, (float("inf"), None, None))
+        at, request = self._open.get(message_id, (float("inf"), None))
         if time.monotonic() < at or request is None:
             return []
-        self.pulled.append(message_id)
-        del self._replies[message_id]
+        del self._open[message_id]
+        answer = self.sites[request.metadata.dst_node_id].answer(request.metadata.message_type, request.content)
         if isinstance(answer, Exception):
             raise answer
         answers = [answer] if isinstance(answer, RecordDict | Message) else list(answer or ())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedretrain.contract import Contract
 from fedretrain.digest import weights_digest
 from fedretrain.job import HoldoutSection, Job, ModelSection, NamedConfig, ParticipationSection, TrainSection
 from fedretrain.modelfile import BaseModel
@@ -19,9 +20,9 @@ from server.rounds import Rounds
 from .grid import CONTRACT, NumpySite, ScriptedGrid
 
 
-def weights() -> list[NDArray[Any]]:
+def weights(contract: Contract = CONTRACT) -> list[NDArray[Any]]:
     rng = np.random.default_rng(0)
-    return [np.asarray(rng.normal(size=s.shape)).astype(s.dtype) for s in CONTRACT.variables]
+    return [np.asarray(rng.normal(size=s.shape)).astype(s.dtype) for s in contract.variables]
 
 
 def make_job(folder: Path, *, rounds: int = 3, strategy: str = "fedavg", settings: Any = None, **who: Any) -> Job:
@@ -34,17 +35,24 @@ def make_job(folder: Path, *, rounds: int = 3, strategy: str = "fedavg", setting
     )
 
 
-def make_plan(job: Job, run: str = "r1") -> Plan:
-    base = BaseModel(architecture="{}", weights=weights(), compile_config=None)
-    contract = CONTRACT.model_copy(update={"base": weights_digest(base.weights)})
+def make_plan(job: Job, run: str = "r1", contract: Contract = CONTRACT) -> Plan:
+    base = BaseModel(architecture="{}", weights=weights(contract), compile_config=None)
+    contract = contract.model_copy(update={"base": weights_digest(base.weights)})
     return Plan(run, job, job.train, contract, base)
 
 
 class Loop:
     """One run of the round loop; what happened is in ``events``."""
 
-    def __init__(self, out: Path, sites: Sequence[NumpySite], grid: ScriptedGrid | None = None, **job: Any) -> None:
-        self.plan = make_plan(make_job(out, **job))
+    def __init__(
+        self,
+        out: Path,
+        sites: Sequence[NumpySite],
+        grid: ScriptedGrid | None = None,
+        contract: Contract = CONTRACT,
+        **job: Any,
+    ) -> None:
+        self.plan = make_plan(make_job(out, **job), contract=contract)
         self.grid = grid or ScriptedGrid(sites)
         self.folder = RunFolder.create(out, self.plan.run, self.plan.job)
         self.events: list[dict[str, Any]] = []

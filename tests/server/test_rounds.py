@@ -1,10 +1,12 @@
 """The round loop over sites that answer, misbehave, fall silent or come back."""
 
+import gc
 import itertools
 import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,19 @@ import numpy as np
 import pytest
 from flwr.app import RecordDict
 
+from fedretrain.contract import VariableSpec
 from fedretrain.errors import ConfigurationError, MachineError, RunFailed
 from fedretrain.messages import BASE, PREPARE, TRAIN
 from server.rounds import sample
 
-from .grid import Answer, NumpySite, ScriptedGrid, pull_towards
+from .grid import CONTRACT, Answer, NumpySite, ScriptedGrid, pull_towards
 from .parts import Loop, bits, weights
 
 
 @pytest.fixture(autouse=True)
 def _poll_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.exchange.POLL_S", 0.005)
+    monkeypatch.setattr("server.spool.CHUNK_BYTES", 1 << 20)
 
 
 def only(message_type: str, change: Callable[[RecordDict], Answer], rounds: Any = None) -> Callable[..., Answer]:
@@ -354,6 +358,26 @@ def test_a_share_of_the_sites_is_drawn_by_the_seed_alone() -> None:
     assert len(sample(names, 0.1, 5, (7, 1, 0))) == 5
     assert sample(names[:2], 0.1, 5, (7, 1, 0)) == names[:2]
     assert len({tuple(sample(names, 0.1, 2, (7, n, 0))) for n in range(20)}) > 10
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "median"])
+def test_memory_does_not_grow_with_the_number_of_sites(tmp_path: Path, strategy: str) -> None:
+    """24 sites with 2 MB each, most of them quarantined: never as much in memory as half of their updates."""
+    variable = VariableSpec(shape=(500_000,), dtype="float32", rule="train")
+    contract = CONTRACT.model_copy(update={"variables": (variable,)})
+
+    def poisonous(_round: int, params: list[Any]) -> list[Any]:
+        return [np.full_like(p, np.nan) for p in params]
+
+    given = [NumpySite(f"s{i:02d}", 10, poisonous if i % 3 else None, has_base=True) for i in range(24)]
+    loop = Loop(tmp_path, given, rounds=2, strategy=strategy, contract=contract)
+    gc.disable()
+    tracemalloc.start()
+    loop.run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    gc.enable()
+    assert peak < 12 * variable.nbytes
 
 
 def test_a_fraction_is_asked_each_round(tmp_path: Path) -> None:

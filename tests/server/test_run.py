@@ -71,7 +71,7 @@ def test_the_result_says_what_was_sent_and_how_long_it_took(job: Path, tmp_path:
         "whole_model_total": 12 * 4 * 24,
         "ratio": pytest.approx((12 * one + 3 * base) / (12 * 4 * 24)),
     }
-    assert set(result["seconds"]) == {"total", "prepare", "rounds", "gate", "release"}
+    assert set(result["seconds"]) == {"total", "open", "prepare", "rounds", "gate", "release"}
     assert result == json.loads((tmp_path / "runs" / "r1" / "result.json").read_bytes())
 
 
