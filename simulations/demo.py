@@ -96,7 +96,8 @@ class Recipe:
         """A recipe, optionally with exchanged labels at the last site; raises ConfigurationError on bad numbers."""
         if not 0 <= seed < 2**32:
             raise ConfigurationError(f"--seed: expected 0 to {2**32 - 1}, got {seed}")
-        return cls(seed, sites, site_names(sites)[-1] if permute_last else None)
+        last = site_names(sites)[-1]
+        return cls(seed, sites, last if permute_last else None)
 
 
 def ensure_demo(folder: Path, recipe: Recipe, say: Callable[[str], None]) -> Path:

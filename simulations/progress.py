@@ -97,7 +97,7 @@ class Progress:
         self._answered = self._asked
         if self._live is None:
             admitted = f"{len(event['admitted'])} of {len(event['sites'])} sites"
-            note = f", {self._note} before it" if self._note else ""
+            note = f", {self._note}" if self._note else ""
             self._print(f"    round {event['round']} of {self._planned}: {admitted}{note}, {event['seconds']:.1f} s")
         if event["round"] == self._planned:
             self.say("measuring the candidate on the holdouts")

@@ -43,7 +43,7 @@ def show_rounds(console: Console, rounds: Sequence[Record], refused: Sequence[Re
     claim, label = _claim(rounds)
     table = _table("Rounds")
     notes = "quarantined" if any(record["quarantined"] for record in rounds) else ""
-    for name in ("round", "site", "examples", label, "update norm", "seconds", notes):
+    for name in ("round", "site", "examples", label, "norm", "seconds", notes):
         table.add_column(name, justify="left" if name in {"site", notes} else "right")
     brief = sum(len(record["sites"]) for record in rounds) > MOST_ROWS
     for record in rounds:
@@ -53,7 +53,7 @@ def show_rounds(console: Console, rounds: Sequence[Record], refused: Sequence[Re
             first = ""
     if rounds:
         console.print(table)
-        console.print(f"[dim]  {label}: each site's own claim, about the model it received in that round[/]")
+        console.print(f"[dim]  {label}: the site's claim about the model it received; norm: L2, of its update[/]")
     for event in {event["site"]: event for event in refused}.values():
         console.print(f"[yellow]! {escape(str(event['site']))} took no part: {escape(words.declined(event))}[/]")
 
@@ -88,7 +88,7 @@ def _brief_rows(record: Record, claim: str) -> Iterator[tuple[str, ...]]:
     value = record["metrics"].get(claim)
     norms = sorted(entry["norm"] for entry in admitted)
     yield (
-        f"{len(admitted)} of {len(record['sites'])} sites",
+        f"{len(admitted)} of {len(record['sites'])}",
         str(sum(entry["examples"] for entry in admitted)),
         _NONE if value is None else f"{value:.3f}",
         words.norm(norms[len(norms) // 2]) if norms else _NONE,
@@ -97,7 +97,7 @@ def _brief_rows(record: Record, claim: str) -> Iterator[tuple[str, ...]]:
     )
     for entry in record["quarantined"]:
         note = f"[yellow]{escape(words.quarantined(entry))}[/]"
-        yield f"  {escape(entry['site'])}", _NONE, _NONE, _NONE, _NONE, note
+        yield escape(entry["site"]), _NONE, _NONE, _NONE, _NONE, note
 
 
 def _claim(rounds: Sequence[Record]) -> tuple[str, str]:

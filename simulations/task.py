@@ -162,12 +162,13 @@ def _resumed(options: Options, run_id: str) -> Task:
     job = RunFolder.open(root).load_job()
     if options.job is not None and not _same(load_job(options.job), job):
         raise ConfigurationError(f"--resume {run_id}: the run is not of the job in {options.job}; leave JOB out")
+    recipe = Recipe(**settings["demo"]) if settings["demo"] else None
     return Task(
         root.parent.parent,
         root.name,
-        len(site_files(job)),
+        recipe.sites if recipe else len(site_files(job)),  # the demo's files may have to be made again
         job,
-        recipe=Recipe(**settings["demo"]) if settings["demo"] else None,
+        recipe=recipe,
         engine=options.engine or settings["engine"],
         workers=options.workers,
         poison=settings["poison"],
