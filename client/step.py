@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from fedretrain.architecture import build, set_weights
 from fedretrain.contract import Contract, InputSpec, OutputSpec, key
 from fedretrain.dataset import Dataset
-from fedretrain.derive import freeze, variable_specs
 from fedretrain.errors import DeclinedRequest
 from fedretrain.messages import PrepareRequest
+from fedretrain.variables import freeze, variable_specs
 from strategies.base import LocalObjective
 
 from .settings import make_losses, make_metrics, make_optimizer

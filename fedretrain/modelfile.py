@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from .allowlist import import_named
 from .architecture import MAX_JSON_BYTES, build, canonical, named_layers, set_weights, to_json, weights_of
-from .derive import variable_specs
 from .errors import ConfigurationError, ModelRefused
 from .hdf5 import check_hdf5
 from .job import ModelSection
 from .signature import output_names
 from .tfcheckpoint import checkpoint_prefix, read_variables
+from .variables import variable_specs
 
 if TYPE_CHECKING:
     import keras

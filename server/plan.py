@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedretrain.contract import Contract, VariableSpec, keys
-from fedretrain.derive import derive_contract, resolve_train
+from fedretrain.derive import derive_contract
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import Job, TrainSection, site_files
 from fedretrain.modelfile import BaseModel, load_base
+from fedretrain.settings import resolve_train
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def score_holdouts(
         ModelRefused: Weights that do not belong to the architecture.
     """
     from fedretrain.architecture import set_weights
-    from fedretrain.derive import prepare_model
+    from fedretrain.variables import prepare_model
 
     measures = [choose_measure(section, contract, train) for section, _ in holdouts]
     scorers = [make_scorer(measure, contract, train) for measure in measures]

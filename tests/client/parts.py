@@ -15,11 +15,11 @@ from client.trainer import Trainer
 from fedretrain.architecture import build, fingerprint, to_json, weights_of
 from fedretrain.contract import Contract, InputSpec, OutputSpec, keys
 from fedretrain.dataset import Dataset, as_arrays, load_npz
-from fedretrain.derive import freeze as freeze_layers
-from fedretrain.derive import variable_specs
 from fedretrain.digest import weights_digest
 from fedretrain.job import NamedConfig, TrainSection
 from fedretrain.messages import BaseRequest, PrepareRequest, TrainRequest, pack
+from fedretrain.variables import freeze as freeze_layers
+from fedretrain.variables import variable_specs
 
 Arrays = dict[str, Any]
 Weights = list[np.ndarray]

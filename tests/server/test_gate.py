@@ -250,8 +250,9 @@ class Real:
 
     def __init__(self, folder: Path, model: Any, arrays: dict[str, Any], **settings: Any) -> None:
         from fedretrain.architecture import to_json, weights_of
-        from fedretrain.derive import derive_contract, resolve_train
+        from fedretrain.derive import derive_contract
         from fedretrain.modelfile import BaseModel
+        from fedretrain.settings import resolve_train
 
         (folder / "base.keras").touch()
         np.savez(folder / "old.npz", **arrays)

@@ -1,0 +1,120 @@
+"""Which variables of a model train, and the model made ready to: built, frozen, with its weights.
+
+``freeze`` only sets flags: a model that was compiled before it trains as if nothing were frozen, so compile afterwards.
+"""
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from .architecture import all_layers, build, named_layers, set_weights
+from .contract import VariableSpec
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import keras
+
+Arrays = list[NDArray[Any]]
+
+_DTYPES = frozenset({"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"})
+_FLOATS = frozenset({"float16", "float32", "float64"})
+
+
+def prepare_model(
+    architecture: str, patterns: Sequence[str], allow_modules: Sequence[str], weights: Arrays
+) -> "keras.Model":
+    """The base model with its weights, frozen by ``patterns`` and not compiled.
+
+    Raises:
+        ModelRefused: As ``architecture.build`` and ``set_weights``; also where it has more parameters than ``weights``.
+        ConfigurationError: As ``freeze``.
+    """
+    model = build(architecture, allow_modules, max_parameters=sum(array.size for array in weights))
+    freeze(model, patterns)
+    set_weights(model, weights)
+    return model
+
+
+def freeze(model: "keras.Model", patterns: Sequence[str]) -> tuple[str, ...]:
+    """Make layers untrainable, with everything inside them.
+
+    Args:
+        model: Changed in place; compile it afterwards.
+        patterns: Shell patterns over layer paths, part by part: "conv*" is a layer of the model, "outer/conv*" one of
+            the model or wrapper "outer" in it.
+
+    Returns:
+        The paths that matched, in the model's order.
+
+    Raises:
+        ConfigurationError: A pattern matches no layer, or no trainable variable is left.
+    """
+    layers = named_layers(model)
+    frozen = []
+    for pattern in patterns:
+        matches = [(path, layer) for path, layer in layers if _matches(path, pattern)]
+        if not matches:
+            near = difflib.get_close_matches(pattern, [path for path, _ in layers], n=1, cutoff=0.0)
+            raise ConfigurationError(
+                f"model.freeze: expected patterns that match layers, got '{pattern}', which matches none; "
+                f"the nearest layer is '{near[0] if near else ''}', and nested ones are written outer/inner"
+            )
+        for path, layer in matches:
+            layer.trainable = False
+            frozen.append(path)
+    if not any(rule == "train" for rule in _rules(model)):
+        raise ConfigurationError(
+            f"model.freeze: expected some variables left to train, got none after freezing {list(patterns)} "
+            f"in '{model.name}'; freeze fewer layers"
+        )
+    return tuple(path for path, _ in layers if path in frozen)
+
+
+def variable_specs(model: "keras.Model") -> tuple[VariableSpec, ...]:
+    """Shape, dtype and rule of every variable, by position; the rules are in ``fedretrain.contract``.
+
+    Raises:
+        ConfigurationError: A variable is neither of floats (16, 32, 64 bits), integers nor booleans.
+    """
+    for variable in model.variables:
+        if variable.dtype not in _FLOATS | _DTYPES:
+            raise ConfigurationError(
+                f"variable '{variable.path}': expected one of {sorted(_FLOATS)} or integers, got {variable.dtype}; "
+                "store the model with float32 variables (a mixed precision policy does)"
+            )
+    return tuple(
+        VariableSpec(shape=tuple(v.shape), dtype=v.dtype, rule=rule)
+        for v, rule in zip(model.variables, _rules(model), strict=True)
+    )
+
+
+def _matches(path: str, pattern: str) -> bool:
+    parts, wanted = path.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+def _rules(model: "keras.Model") -> list[Any]:
+    """One rule for each variable, from the layers that hold them."""
+    import keras
+
+    layers = all_layers(model)
+    seeds = {id(generator.state) for layer in layers for generator in layer._seed_generators}  # noqa: SLF001
+    trained = {id(v) for v in model.trainable_variables}
+    moving = {
+        id(v)
+        for layer in layers
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        for v in layer.non_trainable_variables
+    }
+
+    def rule(variable: Any) -> str:
+        if id(variable) in seeds:
+            return "local"
+        if variable.dtype not in _FLOATS:
+            return "keep"
+        return "train" if id(variable) in trained else "average" if id(variable) in moving else "keep"
+
+    return [rule(variable) for variable in model.variables]
