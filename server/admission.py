@@ -2,13 +2,11 @@
 
 Everything here is pure: records in, a checked value or ``RejectedUpdate`` out. Invariants:
 
-- Sizes are compared with the contract before a byte is parsed; arrays are views of the bytes that arrived, no copies.
-- Array bytes are read by the short parser below; nothing is unpickled, evaluated or allocated at a site's word.
+- Arrays are views of the bytes that arrived (``fedretrain.arrays``): nothing is copied, unpickled, evaluated or
+  allocated at a site's word.
 - An ``Update`` has exactly the contract's changing variables, finite, with a plausible example count, and belongs to
   this run, round, site, contract and global model.
 - What a site says of itself (metrics) is kept as its claim and decides nothing.
-
-An array travels as npy version 1.0: magic, two-byte header length, the header NumPy writes, C-order bytes.
 """
 
 import functools
@@ -16,35 +14,29 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
+from fedretrain.arrays import malformed, plain, shown, view
 from fedretrain.contract import VariableSpec
 from fedretrain.digest import weights_digest
 from fedretrain.errors import DataMismatch, DeclinedRequest, RejectedUpdate
 from fedretrain.messages import FORMAT, BaseReply, Declined, PrepareReply, TrainReply, record
-from strategies.base import numpy_dtype
 
 from .norms import sum_of_squares
 
-HEADER_LIMIT = 1024  # bytes of an npy header; NumPy writes 118 for any ordinary shape
 BODY_LIMIT = 16_384  # characters
 EXAMPLES_LIMIT = 10**12  # more at one site is no count
 CLAIMS_LIMIT = 64  # metrics per reply
 CLAIM_LIMIT = 1e300  # beyond it a sum over sites could overflow
-TEXT_LIMIT = 200  # characters of a site's text that are shown
 
 _REPLY: TypeAdapter[PrepareReply | BaseReply | TrainReply | Declined] = TypeAdapter(
     Annotated[PrepareReply | BaseReply | TrainReply | Declined, Field(discriminator="kind")]
 )
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_HEADER = re.compile(
-    rb"\{'descr': '([^']{1,16})', 'fortran_order': (True|False), 'shape': \((|\d{1,12}(?:, \d{1,12})*,?)\), \} *\n"
-)
 
 
 @dataclass(frozen=True)
@@ -104,10 +96,10 @@ def admit_prepare(content: RecordDict, run: str, contract: str) -> PrepareReply 
     if isinstance(body, Declined):
         return _declined(body, run)
     if not isinstance(body, PrepareReply) or set(content) != {"body"}:
-        _malformed("expected the answer to a prepare request alone")
+        malformed("expected the answer to a prepare request alone")
     _belongs(body.run, run, body.site, None)
     if body.contract != contract:
-        raise RejectedUpdate("contract", f"expected {contract[:12]}, got {_shown(body.contract)}")
+        raise RejectedUpdate("contract", f"expected {contract[:12]}, got {shown(body.contract)}")
     if not 0 < body.train_examples <= EXAMPLES_LIMIT or not 0 <= body.validation_examples <= EXAMPLES_LIMIT:
         raise RejectedUpdate("examples", f"expected counts from 1 to {EXAMPLES_LIMIT}")
     return body
@@ -120,10 +112,10 @@ def admit_base(content: RecordDict, run: str, site: str, base: str) -> BaseReply
     if isinstance(body, Declined):
         return _declined(body, run, site)
     if not isinstance(body, BaseReply) or set(content) != {"body"}:
-        _malformed("expected the receipt for the base model alone")
+        malformed("expected the receipt for the base model alone")
     _belongs(body.run, run, body.site, site)
     if body.base != base:
-        raise RejectedUpdate("base", f"expected {base[:12]}, got {_shown(body.base)}")
+        raise RejectedUpdate("base", f"expected {base[:12]}, got {shown(body.base)}")
     return body
 
 
@@ -144,13 +136,13 @@ def admit_train(content: RecordDict, site: str, declared: int, expected: Expecte
     if isinstance(body, Declined):
         return _declined(body, expected.run, site)
     if not isinstance(body, TrainReply):
-        _malformed("expected the answer to a train request")
+        malformed("expected the answer to a train request")
     _check_train_body(body, site, expected)
     examples, claims, flags = _metrics(content, declared)
     arrays = _arrays(content, expected.variables)
     norm = _finite_norm(arrays, expected.variables)
     if weights_digest(arrays) != body.update_digest:
-        _malformed("the arrays do not have the update digest that the reply names")
+        malformed("the arrays do not have the update digest that the reply names")
     return Update(site, arrays, examples, norm, claims, flags)
 
 
@@ -176,17 +168,17 @@ def _body(content: RecordDict) -> PrepareReply | BaseReply | TrainReply | Declin
     try:
         found = record(content, "body", ConfigRecord)
         if found is None:
-            _malformed("expected a body record")
+            malformed("expected a body record")
         text = found["json"]
         if set(found) != {"format", "json"} or found["format"] != FORMAT:
-            _malformed(f"expected a {FORMAT} body; the site runs another version")
+            malformed(f"expected a {FORMAT} body; the site runs another version")
         if not isinstance(text, str) or len(text) > BODY_LIMIT:
-            _malformed(f"expected a body of at most {BODY_LIMIT} characters")
+            malformed(f"expected a body of at most {BODY_LIMIT} characters")
         body = _REPLY.validate_json(text, strict=True)
     except KeyError:
-        _malformed("expected a body record with format and json")
+        malformed("expected a body record with format and json")
     except (ValidationError, UnicodeError, RecursionError):
-        _malformed("expected a body of one of our replies")
+        malformed("expected a body of one of our replies")
     anonymous = isinstance(body, Declined) and body.site == ""
     if not anonymous and not _SITE.fullmatch(body.site):
         raise RejectedUpdate("site", "expected a site name of letters, digits, '.', '_', '-'")
@@ -197,25 +189,25 @@ def _declined(body: Declined, run: str, site: str | None = None) -> Declined:
     """A refusal with a known code and texts that are safe to show. It may come from one that knows no run or name."""
     _belongs(body.run or run, run, body.site, site if body.site else None)
     if body.code not in DataMismatch.CODES | DeclinedRequest.CODES:
-        _malformed("declined with a code that does not exist")
-    return body.model_copy(update={"where": _plain(body.where), "expected": _plain(body.expected)})
+        malformed("declined with a code that does not exist")
+    return body.model_copy(update={"where": plain(body.where), "expected": plain(body.expected)})
 
 
 def _check_train_body(body: TrainReply, site: str, expected: Expected) -> None:
     _belongs(body.run, expected.run, body.site, site)
     if body.round != expected.round:
-        raise RejectedUpdate("stale", f"expected round {expected.round}, got {_shown(body.round)}")
+        raise RejectedUpdate("stale", f"expected round {expected.round}, got {shown(body.round)}")
     if body.contract != expected.contract:
-        raise RejectedUpdate("contract", f"expected {expected.contract[:12]}, got {_shown(body.contract)}")
+        raise RejectedUpdate("contract", f"expected {expected.contract[:12]}, got {shown(body.contract)}")
     if body.globals_digest != expected.globals_digest:
-        raise RejectedUpdate("base", f"expected {expected.globals_digest[:12]}, got {_shown(body.globals_digest)}")
+        raise RejectedUpdate("base", f"expected {expected.globals_digest[:12]}, got {shown(body.globals_digest)}")
 
 
 def _belongs(run: str, expected_run: str, site: str, expected_site: str | None) -> None:
     if expected_site is not None and site != expected_site:
-        raise RejectedUpdate("site", f"expected the name {expected_site}, got {_shown(site)}")
+        raise RejectedUpdate("site", f"expected the name {expected_site}, got {shown(site)}")
     if run != expected_run:
-        raise RejectedUpdate("stale", f"expected run {expected_run}, got {_shown(run)}")
+        raise RejectedUpdate("stale", f"expected run {expected_run}, got {shown(run)}")
 
 
 def _metrics(content: RecordDict, declared: int) -> tuple[int, dict[str, float], tuple[str, ...]]:
@@ -228,14 +220,14 @@ def _metrics(content: RecordDict, declared: int) -> tuple[int, dict[str, float],
         raise RejectedUpdate("metrics", "expected num-examples among the metrics")
     examples: Any = claims.pop("num-examples")
     if type(examples) is not int or examples <= 0:  # a bool is an int, and counts nothing
-        raise RejectedUpdate("examples", f"expected a whole number above 0, got {_shown(examples)}")
+        raise RejectedUpdate("examples", f"expected a whole number above 0, got {shown(examples)}")
     flags = ("examples-capped",) if examples > declared else ()
     return min(examples, declared), _claims(claims), flags
 
 
 def _claims(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The site's own numbers by name; what is no finite number is left out."""
-    names = sorted(n for n in metrics if _plain(n) == n and type(metrics[n]) in (int, float))
+    names = sorted(n for n in metrics if plain(n) == n and type(metrics[n]) in (int, float))
     return {n: float(metrics[n]) for n in names[:CLAIMS_LIMIT] if abs(metrics[n]) < CLAIM_LIMIT}  # False for NaN
 
 
@@ -245,41 +237,12 @@ def _arrays(content: RecordDict, variables: Mapping[str, VariableSpec]) -> list[
     if found is None:
         raise RejectedUpdate("variables", f"expected {len(variables)} arrays, got none")
     if set(content) != {"body", "arrays", "metrics"}:
-        _malformed("expected the records body, arrays and metrics alone")
+        malformed("expected the records body, arrays and metrics alone")
     missing, surplus = sorted(set(variables) - set(found)), sorted(set(found) - set(variables))
     if missing or surplus:
-        first = f"missing {missing[0]}" if missing else f"not expected {_shown(surplus[0])}"
+        first = f"missing {missing[0]}" if missing else f"not expected {shown(surplus[0])}"
         raise RejectedUpdate("variables", f"{len(missing)} missing, {len(surplus)} too many; {first}")
-    return [_array(key, found[key], spec) for key, spec in variables.items()]
-
-
-def _array(key: str, array: Array, spec: VariableSpec) -> NDArray[Any]:
-    """One array as a view of the bytes that arrived; every declaration has to agree with the contract."""
-    dtype = numpy_dtype(spec.dtype)
-    if array.stype != "numpy.ndarray":
-        _malformed(f"variable {key}: expected serialisation numpy.ndarray, got {_shown(array.stype)}")
-    if not spec.nbytes <= len(array.data) <= spec.nbytes + HEADER_LIMIT:
-        _malformed(f"variable {key}: expected {spec.nbytes} bytes and a header, got {len(array.data)} bytes")
-    descr, fortran, shape, start = _header(key, array.data)
-    if descr != dtype.str or array.dtype != spec.dtype:
-        raise RejectedUpdate("dtype", f"variable {key}: expected {spec.dtype}, got {_shown(descr)}")
-    if shape != spec.shape or tuple(array.shape) != spec.shape:
-        raise RejectedUpdate("shape", f"variable {key}: expected {spec.shape}, got {_shown(shape)}")
-    if fortran or len(array.data) != start + spec.nbytes:
-        _malformed(f"variable {key}: expected {spec.nbytes} bytes in C order after the header")
-    return np.ndarray(spec.shape, dtype, buffer=array.data, offset=start)
-
-
-def _header(key: str, data: bytes) -> tuple[str, bool, tuple[int, ...], int]:
-    """The dtype's string, Fortran order, shape and where the elements start, from an npy header."""
-    end = 10 + int.from_bytes(data[8:10], "little")
-    if data[:8] != b"\x93NUMPY\x01\x00" or end > 10 + HEADER_LIMIT:
-        _malformed(f"variable {key}: expected a raw npy array of version 1.0")
-    match = _HEADER.fullmatch(data[10:end])
-    if match is None:
-        _malformed(f"variable {key}: expected the header of a plain npy array")
-    shape = tuple(int(n) for n in re.findall(rb"\d+", match[3]))
-    return match[1].decode("ascii"), match[2] == b"True", shape, end
+    return [view(key, found[key], spec) for key, spec in variables.items()]
 
 
 def _finite_norm(arrays: Sequence[NDArray[Any]], variables: Mapping[str, VariableSpec]) -> float:
@@ -288,21 +251,3 @@ def _finite_norm(arrays: Sequence[NDArray[Any]], variables: Mapping[str, Variabl
         if not math.isfinite(value):
             raise RejectedUpdate("not-finite", f"variable {key} holds NaN, infinity or numbers too large to measure")
     return math.sqrt(sum(squares))
-
-
-def _malformed(detail: str) -> NoReturn:
-    raise RejectedUpdate("malformed", detail)
-
-
-def _plain(text: str) -> str:
-    """A peer's text cut to what is shown, without control characters."""
-    return "".join(c for c in text[:TEXT_LIMIT] if c.isprintable())
-
-
-def _shown(value: object) -> str:
-    """A peer's value for a message: short, printable, and never expensive to format."""
-    if isinstance(value, str | bytes):
-        return _plain(repr(value[:40]))
-    if isinstance(value, int | float | tuple) and not (isinstance(value, int) and value.bit_length() > 64):
-        return _plain(repr(value))
-    return f"a {type(value).__name__}"
