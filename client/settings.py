@@ -15,6 +15,7 @@ import numpy as np
 from fedretrain.contract import OutputSpec
 from fedretrain.errors import DeclinedRequest
 from fedretrain.job import Loss, NamedConfig, TrainSection
+from fedretrain.settings import make_loss
 
 log = logging.getLogger(__name__)
 
@@ -82,21 +83,9 @@ def _by_output(train: TrainSection, outputs: tuple[OutputSpec, ...]) -> list[Los
 def _make_loss(loss: Loss | None) -> Any:
     if loss is None:
         return None
-    config = loss if isinstance(loss, NamedConfig) else NamedConfig(name=loss)
-    where = "train.loss"
-    _check_plain(config.settings, where)
-    found = _made(lambda: keras.losses.get(config.name), where)
-    kind = type(found) if isinstance(found, keras.losses.Loss) else _loss_class(found.__name__)
-    if kind is None or kind is keras.losses.Loss:
-        raise DeclinedRequest("request-invalid", where, "a loss of Keras")
-    return _made(lambda: kind(**config.settings), where)
-
-
-def _loss_class(function: str) -> Any | None:
-    """The class that belongs to a loss function's name: ``mean_squared_error`` is ``MeanSquaredError``."""
-    wanted = function.replace("_", "")
-    classes = (c for c in vars(keras.losses).values() if inspect.isclass(c) and issubclass(c, keras.losses.Loss))
-    return next((c for c in classes if c.__name__.lower() == wanted), None)
+    if isinstance(loss, NamedConfig):
+        _check_plain(loss.settings, "train.loss")
+    return _made(lambda: make_loss(loss), "train.loss")
 
 
 def _schedule(config: Mapping[str, Any]) -> Any:

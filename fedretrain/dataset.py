@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .contract import Contract, InputSpec
 from .errors import DataMismatch
-from .labels import check_labels, labels_as_array
+from .labels import check_labels, kind_of, labels_as_array
 
 Array = NDArray[Any]
 
@@ -159,7 +159,7 @@ def _check_input(array: Array, spec: InputSpec) -> None:
     """Shape, dtype, finiteness and range of one input."""
     _check_shape(array, spec)
     if array.dtype.kind not in "biuf":
-        raise DataMismatch("data-dtype", spec.name, f"numbers that convert to {spec.dtype}, got {array.dtype.name}")
+        raise DataMismatch("data-dtype", spec.name, f"numbers that convert to {spec.dtype}, got {kind_of(array)}")
     _name_columns(~np.isfinite(array), spec, "data-not-finite", "finite numbers")
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "b":
@@ -220,7 +220,7 @@ def _check_weights(weights: Array | None, rows: int) -> None:
     if weights.shape != (rows,):
         raise DataMismatch("data-shape", "sample_weight", "one weight for each row")
     if weights.dtype.kind not in "biuf":
-        raise DataMismatch("data-dtype", "sample_weight", f"numbers, got {weights.dtype.name}")
+        raise DataMismatch("data-dtype", "sample_weight", f"numbers, got {kind_of(weights)}")
     with np.errstate(over="ignore"):
         cast = weights.astype(np.float32)
     if not np.isfinite(cast).all():

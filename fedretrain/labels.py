@@ -27,7 +27,7 @@ def check_labels(array: Array, spec: OutputSpec, rows: int) -> None:
         same = "; as many rows as the inputs have" if array.ndim and len(array) != rows else ""
         raise DataMismatch("label-shape", spec.name, f"[{', '.join(texts)}]{same}")
     if array.dtype.kind not in "biuf":
-        raise DataMismatch("data-dtype", spec.name, f"labels as numbers, got {array.dtype.name}")
+        raise DataMismatch("data-dtype", spec.name, f"labels as numbers, got {kind_of(array)}")
     with np.errstate(over="ignore"):
         finite = np.isfinite(array if spec.kind == "multiclass" else array.astype(np.float32, copy=False))
     if not finite.all():
@@ -46,6 +46,12 @@ def labels_as_array(array: Array, spec: OutputSpec) -> Array:
     elif multiclass and array.ndim == len(spec.shape) + 1:
         array = array[..., 0]
     return array.astype(np.int32 if multiclass else np.float32, copy=False)
+
+
+def kind_of(array: Array) -> str:
+    """What an array that holds no numbers holds, in a word; not its dtype, which has the length of the longest text."""
+    words = {"U": "text", "S": "bytes", "c": "complex numbers", "M": "dates", "m": "durations", "O": "objects"}
+    return words.get(array.dtype.kind, "records")
 
 
 def _label_shape(spec: OutputSpec) -> tuple[int | None, ...]:

@@ -45,6 +45,17 @@ def resolve_train(train: TrainSection, compile_config: Mapping[str, Any] | None)
     return train.model_copy(update={"optimizer": optimizer, "loss": loss, "metrics": metrics})
 
 
+def make_loss(loss: Loss, **more: Any) -> Any:
+    """A ``keras.losses.Loss`` with the job's settings and ``more``, such as ``reduction``.
+
+    Raises:
+        ConfigurationError: A name or setting Keras does not know, with the nearest it does.
+    """
+    config = loss if isinstance(loss, NamedConfig) else NamedConfig(name=loss)
+    name = _loss_name(_known(config.name, _loss_strings(), "train.loss"))
+    return _check_settings(_loss_classes()[name], config.settings | more, "train.loss")
+
+
 def _optimizer(wanted: NamedConfig | None, own: Any) -> NamedConfig:
     own_name, own_settings = _own_optimizer(own)
     if wanted is None:

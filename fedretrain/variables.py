@@ -77,8 +77,10 @@ def variable_specs(model: "keras.Model") -> tuple[VariableSpec, ...]:
     """Shape, dtype and rule of every variable, by position; the rules are in ``fedretrain.contract``.
 
     Raises:
-        ConfigurationError: A variable is neither of floats (16, 32, 64 bits), integers nor booleans.
+        ConfigurationError: A variable is neither of floats (16, 32, 64 bits), integers nor booleans, or a layer that is
+            not frozen carries state from one batch to the next for which there is no rule.
     """
+    _check_state(model)
     for variable in model.variables:
         if variable.dtype not in _FLOATS | _DTYPES:
             raise ConfigurationError(
@@ -89,6 +91,19 @@ def variable_specs(model: "keras.Model") -> tuple[VariableSpec, ...]:
         VariableSpec(shape=tuple(v.shape), dtype=v.dtype, rule=rule)
         for v, rule in zip(model.variables, _rules(model), strict=True)
     )
+
+
+def _check_state(model: "keras.Model") -> None:
+    """Refuse what every site would change in training and nobody would combine."""
+    import keras
+
+    for path, layer in named_layers(model):
+        stateful = getattr(layer, "stateful", False) or isinstance(layer, keras.layers.SpectralNormalization)
+        if stateful and layer.trainable:
+            raise ConfigurationError(
+                f"layer '{path}': {type(layer).__name__} changes its own state from batch to batch, and there is no "
+                "rule how sites' states are combined; freeze it, or use a model without it"
+            )
 
 
 def _matches(path: str, pattern: str) -> bool:

@@ -9,7 +9,6 @@ A decision is the largest of several outputs; for 0/1 labels a probability above
 """
 
 import difflib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from fedretrain.contract import Contract, OutputSpec
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import HoldoutSection, Loss, NamedConfig, TrainSection
+from fedretrain.settings import make_loss
 
 Metric = Literal["accuracy", "auc", "loss"]
 Arrays = list[NDArray[Any]]
@@ -158,7 +158,7 @@ def _loss_of(train: TrainSection, spec: OutputSpec) -> NamedConfig:
 
 def _loss_by_example(config: NamedConfig) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]:
     """The job's loss as a function of labels and predictions [b, ...] to float64 [b]."""
-    loss = _keras_loss(config)
+    loss = make_loss(config, reduction="none")
 
     def by_example(labels: NDArray[Any], prediction: NDArray[Any]) -> NDArray[Any]:
         values = np.asarray(loss(labels, prediction), dtype=np.float64)
@@ -171,29 +171,3 @@ def _loss_by_example(config: NamedConfig) -> Callable[[NDArray[Any], NDArray[Any
         return mean
 
     return by_example
-
-
-def _keras_loss(config: NamedConfig) -> Any:
-    import keras
-
-    settings = config.settings | {"reduction": "none"}
-    try:
-        found = keras.losses.get(config.name)
-        kind = type(found) if isinstance(found, keras.losses.Loss) else _class_of(found.__name__)
-        return kind(**settings)
-    except (ValueError, TypeError, AttributeError) as error:
-        text = str(error).splitlines()[0]
-        raise ConfigurationError(
-            f"train.loss: '{config.name}' is not a loss of Keras with these settings: {text}"
-        ) from None
-
-
-def _class_of(function: str) -> Any:
-    """The class of a loss function: ``mean_squared_error`` is ``MeanSquaredError``, which takes its settings."""
-    import keras
-
-    wanted = function.replace("_", "")
-    for kind in vars(keras.losses).values():
-        if inspect.isclass(kind) and issubclass(kind, keras.losses.Loss) and kind.__name__.lower() == wanted:
-            return kind
-    raise ValueError(f"'{function}' has no class in keras.losses")

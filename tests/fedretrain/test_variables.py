@@ -153,3 +153,22 @@ def test_a_prepared_model_is_the_base_frozen() -> None:
     assert rules(ready)["top/kernel"] == "train"
     with pytest.raises(ModelRefused, match="expected at most"):
         prepare_model(text, [], (), weights[:3])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.SpectralNormalization(layers.Dense(3), name="odd"),
+        lambda: layers.LSTM(3, stateful=True, name="odd"),
+    ],
+    ids=["spectral normalization", "stateful recurrence"],
+)
+def test_state_without_a_rule_is_refused_unless_frozen(layer: Any) -> None:
+    """A layer that changes its own state in training is named; frozen, it is kept like any other."""
+    stateful = layer()
+    shape = (2, 4) if isinstance(stateful, layers.LSTM) else (4,)
+    model = keras.Sequential([keras.Input(shape, batch_size=2), stateful, layers.Dense(2, name="top")])
+    with pytest.raises(ConfigurationError, match="layer 'odd'"):
+        variable_specs(model)
+    freeze(model, ["odd"])
+    assert {spec.rule for spec in variable_specs(model)} - {"local"} == {"train", "keep"}

@@ -139,5 +139,5 @@ def test_a_loss_of_the_whole_batch_is_refused() -> None:
 
 def test_an_unknown_loss_is_refused() -> None:
     """One line of ours, whatever Keras says."""
-    with pytest.raises(ConfigurationError, match=r"train\.loss: 'mean_cubed_error' is not a loss of Keras"):
+    with pytest.raises(ConfigurationError, match=r"train\.loss: Keras has no 'mean_cubed_error'"):
         scored(DOSE, "loss", "mean_cubed_error", [[1.0]], [[1.0]])
