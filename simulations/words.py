@@ -1,6 +1,5 @@
 """Codes, numbers and paths in words, as the progress and the tables of ``simulate`` show them."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +83,6 @@ def seconds(value: float) -> str:
 
 
 def path(where: Path) -> str:
-    """Relative to where the user is, if it lies below."""
-    here = Path(os.path.curdir).resolve()
-    return str(where.relative_to(here)) if where.is_relative_to(here) else str(where)
+    """Relative to where the user is, if it lies below; absolute for a user in the root folder."""
+    here = Path.cwd()
+    return str(where.relative_to(here)) if where.is_relative_to(here) and here != Path(here.anchor) else str(where)
