@@ -96,7 +96,8 @@ def photographed(images: Floats, strength: NDArray[Any], rng: np.random.Generato
     s = strength.reshape(-1, 1, 1)
     soft = (1 - _SOFTNESS * s) * images + _SOFTNESS * s * _blurred(images)
     seen = _BACKGROUND * s + (1 - _CONTRAST * s) * soft + rng.normal(0, _NOISE, images.shape)
-    return (np.round(np.clip(seen, 0, 1) * 255) / 255).astype(np.float32)
+    stored: Floats = (np.round(np.clip(seen, 0, 1) * 255) / 255).astype(np.float32)
+    return stored
 
 
 def exchanged(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -104,7 +105,8 @@ def exchanged(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     cycle = rng.permutation(10)
     name = np.empty(10, labels.dtype)
     name[cycle] = np.roll(cycle, 1)
-    return name[labels]
+    found: NDArray[Any] = name[labels]
+    return found
 
 
 def _load() -> tuple[Floats, NDArray[Any]]:

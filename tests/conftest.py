@@ -1,5 +1,9 @@
-"""For all tests: TensorFlow's own log stays quiet, whichever test imports it first; it quotes labels."""
+"""For all tests: TensorFlow as a site's process has it, whichever test imports it first.
+
+One thread, because sums are split by threads and bits are compared; a quiet log, because TensorFlow's quotes labels.
+"""
 
 import os
 
+os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
