@@ -14,7 +14,6 @@ import typer
 from fedretrain.errors import FedretrainError, RunFailed
 
 if TYPE_CHECKING:
-    from .progress import Progress
     from .task import Options, Task
 
 EXIT_CODES = {"released": 0, "rejected": 3}
@@ -72,51 +71,51 @@ def simulate(  # noqa: PLR0917  # the command's options
 
     Without a job it runs the built-in demo: handwritten digits at five hospitals that replaced their scanners.
     """
+    from .task import Options
+
+    options = Options(job, sites, rounds, seed, workers, out, engine, resume, poison)
+    result, task = _run(options, as_json)
+    if as_json:
+        _print_json(result)
+    else:
+        _show(task, result)
+    raise typer.Exit(EXIT_CODES[result["outcome"]])
+
+
+def _run(options: "Options", as_json: bool) -> tuple[dict[str, Any], "Task"]:
+    """The result; where there is none, what is known of the run is shown, and the reason raised."""
     from rich.console import Console
 
     from .progress import Progress
     from .quiet import console_stream
-
-    with console_stream() as stream, Progress(Console(file=stream)) as progress:
-        from .task import Options
-
-        options = Options(job, sites, rounds, seed, workers, out, engine, resume, poison)
-        result, task = _run(options, progress, as_json)
-    if as_json:
-        _print_json(result)
-    else:
-        from .report import show_result
-
-        show_result(Console(), result, task.out, _events(task, "site-declined"))
-    raise typer.Exit(EXIT_CODES[result["outcome"]])
-
-
-def _run(options: "Options", progress: "Progress", as_json: bool) -> tuple[dict[str, Any], "Task"]:
-    """The result; where there is none, what is known of the run is shown, and the reason raised."""
-    from . import task as tasks
     from .simulate import simulate as run
+    from .task import plan
 
     task = None
     try:
-        task = tasks.plan(options)
-        return run(task, progress), task
+        with console_stream() as stream, Progress(Console(file=stream)) as progress:
+            task = plan(options)
+            return run(task, progress), task
     except (Exception, KeyboardInterrupt) as error:
         if as_json:
             _print_json(_failure(task, error))
-        elif isinstance(error, RunFailed):
-            _show_failed(task)
+        elif task is not None and isinstance(error, RunFailed):
+            _show(task, None)
         if task is not None and task.begun:
-            progress.warn(f"what was finished is kept; to go on: {task.resume_command}")
+            typer.echo(f"what was finished is kept; to go on: {task.resume_command}", err=True)
         raise
 
 
-def _show_failed(task: "Task | None") -> None:
-    """The rounds that were completed, and who did not take part."""
+def _show(task: "Task", result: dict[str, Any] | None) -> None:
+    """The tables; of a run without a verdict, its rounds so far."""
     from rich.console import Console
 
-    from .report import show_rounds
+    from .report import show_result, show_rounds
 
-    show_rounds(Console(), _events(task, "round-finished"), _events(task, "site-declined"))
+    if result is None:
+        show_rounds(Console(), _events(task, "round-finished"))
+    else:
+        show_result(Console(), result, task.out, _events(task, "site-declined"))
 
 
 def _failure(task: "Task | None", error: BaseException) -> dict[str, Any]:

@@ -136,4 +136,4 @@ class Progress:
         return line
 
     def _print(self, markup: str) -> None:
-        self._console.print(markup, highlight=False, soft_wrap=True)
+        self._console.print(markup, highlight=False, soft_wrap=not self._console.is_terminal)

@@ -53,7 +53,7 @@ def show_rounds(console: Console, rounds: Sequence[Record], refused: Sequence[Re
             first = ""
     if rounds:
         console.print(table)
-        console.print(f"[dim]  {label}: the site's claim about the model it received; norm: L2, of its update[/]")
+        console.print(f"[dim]  {label}: a site's claim about the model it received; norm: of its update[/]")
     for event in {event["site"]: event for event in refused}.values():
         console.print(f"[yellow]! {escape(str(event['site']))} took no part: {escape(words.declined(event))}[/]")
 

@@ -93,7 +93,7 @@ def _with_sites(job: Job, task: Task) -> Job:
 
 def _run_local(task: Task, job: Job, folder: RunFolder, pool: "WorkerPool", progress: Progress) -> dict[str, Any]:
     """The result, with the sites in worker processes."""
-    progress.say("opening the model")
+    progress.say("loading TensorFlow and the model")
     from client.trainer import configure_process
     from server.run import execute
 
