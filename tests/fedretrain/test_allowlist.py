@@ -38,7 +38,7 @@ def wrapped(layer: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_layers_that_carry_code_are_refused_wherever_they_stand(name: str) -> None:
+def test_fault_49_layers_that_carry_code_are_refused_wherever_they_stand(name: str) -> None:
     """In nested models, wrappers and settings alike; one line says which layer, which class and what to do."""
     for tree in wrapped(obj(name, {"name": "bad"})):
         with pytest.raises(ModelRefused, match=rf"bad': keras\.layers\.{name} .*allow_modules") as caught:

@@ -85,7 +85,7 @@ def weights(path: Path, add: Callable[[Any, Path], None] | None = None, other: P
 
 
 @pytest.mark.parametrize(("add", "says"), BAD, ids=lambda v: getattr(v, "__name__", ""))
-def test_what_points_outside_or_lies_about_its_size_is_refused(
+def test_fault_50_what_points_outside_or_lies_about_its_size_is_refused(
     add: Callable[[Any, Path], None], says: str, tmp_path: Path, other: Path
 ) -> None:
     """Links, virtual and external storage, other than numbers, and arrays larger than the model; it says where."""
