@@ -5,6 +5,7 @@
 """
 
 import difflib
+import glob
 import json
 import tomllib
 from pathlib import Path
@@ -165,7 +166,7 @@ def parse_job(raw: dict[str, Any], path: Path) -> Job:
             "model": job.model.model_copy(update={"path": folder / job.model.path}),
             "holdout": tuple(h.model_copy(update={"path": folder / h.path}) for h in job.holdout),
             "simulation": job.simulation
-            and job.simulation.model_copy(update={"sites": str(folder / job.simulation.sites)}),
+            and job.simulation.model_copy(update={"sites": str(Path(glob.escape(str(folder))) / job.simulation.sites)}),
         }
     )
     named = {"model.path": job.model.path} | {f"holdout.{h.name}.path": h.path for h in job.holdout}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedretrain.errors import FedretrainError, RunFailed
+from fedretrain.errors import ConfigurationError, FedretrainError, RunFailed
 
 if TYPE_CHECKING:
     from .task import Options, Task
@@ -101,9 +101,14 @@ def _run(options: "Options", as_json: bool) -> tuple[dict[str, Any], "Task"]:
             _print_json(_failure(task, error))
         elif task is not None and isinstance(error, RunFailed):
             _show(task, None)
-        if task is not None and task.begun:
+        if task is not None and task.begun and _can_resume(error):
             typer.echo(f"what was finished is kept; to go on: {task.resume_command}", err=True)
         raise
+
+
+def _can_resume(error: BaseException) -> bool:
+    """Whether the same start can end otherwise later; what is wrong with a job or its data stays wrong."""
+    return getattr(error, "exit_code", None) != ConfigurationError.exit_code
 
 
 def _show(task: "Task", result: dict[str, Any] | None) -> None:

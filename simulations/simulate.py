@@ -21,7 +21,7 @@ from fedretrain.runfolder import RunFolder
 from .demo import ensure_demo
 from .progress import Progress
 from .quiet import diverted_stderr
-from .task import Task, overridden, read_json
+from .task import Task, check_quorum, overridden, read_json
 
 if TYPE_CHECKING:
     from .pool import WorkerPool
@@ -79,6 +79,7 @@ def _ready_job(task: Task, progress: Progress) -> tuple[Job, float]:
 
 def _with_sites(job: Job, task: Task) -> Job:
     """The job with the sites that take part: where these are not all, through links in the run's folder."""
+    check_quorum(job, task.sites)
     files = site_files(job)
     if job.simulation is None or task.sites == len(files):
         return job

@@ -124,6 +124,15 @@ def overridden(job: Job, rounds: int | None, seed: int | None = None) -> Job:
     return job.model_copy(update={"train": job.train.model_copy(update=changes)})
 
 
+def check_quorum(job: Job, sites: int) -> None:
+    """Raise ConfigurationError where a round needs more sites than take part."""
+    if job.participation.min_sites > sites:
+        raise ConfigurationError(
+            f"participation.min_sites: expected at most {sites}, the sites that take part, "
+            f"got {job.participation.min_sites}"
+        )
+
+
 def _of_job(options: Options, path: Path, out: Path, run_id: str) -> Task:
     if options.poison is not None:
         raise ConfigurationError("--poison: a rehearsal of the built-in demo; expected no JOB beside it")
@@ -131,6 +140,7 @@ def _of_job(options: Options, path: Path, out: Path, run_id: str) -> Task:
     count = len(site_files(job))
     if options.sites is not None and options.sites > count:
         raise ConfigurationError(f"--sites: expected at most {count}, as many as the job has, got {options.sites}")
+    check_quorum(job, options.sites or count)
     return Task(out, run_id, options.sites or count, job, engine=options.engine or "local", workers=options.workers)
 
 

@@ -148,6 +148,15 @@ def test_sites_are_ordered_by_name(folder: Path) -> None:
     assert list(site_files(parsed(folder, simulation={"sites": "sites/*.npz"}))) == ["a", "b", "c-10", "c-9"]
 
 
+def test_the_jobs_folder_may_have_any_name(tmp_path: Path) -> None:
+    """Brackets and stars in the folder's name are no pattern; those in the job are."""
+    folder = tmp_path / "job [1] *"
+    (folder / "sites").mkdir(parents=True)
+    for name in ("base.keras", "old.npz", "sites/a.npz"):
+        (folder / name).touch()
+    assert site_files(parsed(folder, simulation={"sites": "sites/[ab].npz"})) == {"a": folder / "sites" / "a.npz"}
+
+
 def test_no_site_file_is_a_configuration_error(folder: Path) -> None:
     """A pattern that matches nothing is said with the pattern."""
     with pytest.raises(ConfigurationError, match="none matches"):

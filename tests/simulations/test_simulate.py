@@ -117,6 +117,27 @@ def test_more_sites_than_there_are_is_refused(job: Path) -> None:
     assert "expected 2 to 40" in refusal(sites=1)
 
 
+def test_more_sites_asked_for_than_take_part_is_refused_before_anything_starts(job: Path) -> None:
+    """min_sites above the number of sites, of the job or of --sites."""
+    assert "participation.min_sites: expected at most 1" in refusal(job=job, sites=1)
+
+
+@pytest.mark.parametrize(("wrong", "hint"), [(RunFailed("too few"), True), (ConfigurationError("wrong"), False)])
+def test_only_what_can_be_resumed_says_how(
+    wrong: Exception, hint: bool, job: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A run that failed for its sites can go on; one whose job is wrong fails the same way again."""
+
+    def run(made: Task, _: Progress) -> Any:
+        RunFolder.create(made.out, made.run_id, made.job)
+        made.write_settings()
+        raise wrong
+
+    monkeypatch.setattr(simulate, "simulate", run)
+    assert cli.run(["simulate", str(job)]) == wrong.exit_code
+    assert ("--resume" in capfd.readouterr().err) is hint
+
+
 def test_a_job_without_sites_is_refused_before_anything_starts(job: Path) -> None:
     """What can be seen without TensorFlow is seen at once."""
     job.write_text(JOB.replace("sites/*.npz", "nowhere/*.npz"))
