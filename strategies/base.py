@@ -19,6 +19,7 @@ Use, in a round with a streaming aggregation::
     server_state, params = strategy.server.apply(server_state, params, update)
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -138,15 +139,15 @@ class Plain:
         """Nothing to add."""
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, ABC):
     """Base of the settings of one algorithm, under its paper's names; ``build`` gives the algorithm itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     name: ClassVar[str]
 
+    @abstractmethod
     def build(self) -> Strategy:
         """The algorithm with these settings."""
-        raise NotImplementedError
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

@@ -5,5 +5,13 @@ One thread, because sums are split by threads and bits are compared; a quiet log
 
 import os
 
+import pytest
+
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture
+def unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No flushing of the disk, which takes most of the time where no test cuts the power."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)

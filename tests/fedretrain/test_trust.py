@@ -1,6 +1,5 @@
 """What a site accepts from a registry: only what was signed, only the newest, and nothing of it in part."""
 
-import os
 import re
 import shutil
 import stat
@@ -24,14 +23,9 @@ from server.keys import ONLINE
 from tests.drafts import draft, flip, weights
 from tests.signing import NOW, YEAR, current, incumbent, open_registry, resign, sign_release, site
 
+pytestmark = pytest.mark.usefixtures("unflushed")
 GOLDEN = Path(__file__).parent / "golden" / "registry-1"
 DAY = timedelta(days=1)
-
-
-@pytest.fixture(autouse=True)
-def unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flushing the disk takes most of the time, and no test here cuts the power."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")

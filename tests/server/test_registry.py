@@ -23,15 +23,10 @@ from server.registry import Registry
 from tests.drafts import draft, flip, weights
 from tests.signing import NOW, YEAR, Clock, current, incumbent, open_registry, resign, site
 
+pytestmark = pytest.mark.usefixtures("unflushed")
 ROOT = Path(__file__).parents[2]
 DAY = timedelta(days=1)
 CRASH_POINTS = ("release-staged", "release-moved", "metadata-written", "timestamp-swapped", "trust-recorded")
-
-
-@pytest.fixture(autouse=True)
-def unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flushing the disk takes most of the time, and no test here cuts the power."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")

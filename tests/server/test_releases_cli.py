@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,16 +17,11 @@ from server.releases_text import gate_summary
 from tests.drafts import draft, flip
 from tests.signing import YEAR, open_registry
 
+pytestmark = pytest.mark.usefixtures("unflushed")
 GATE = {
     "passed": True,
     "holdouts": [{"name": "old", "difference": -0.002, "lower_bound": -0.0081}, {"name": "new", "difference": 0.11}],
 }
-
-
-@pytest.fixture(autouse=True)
-def unflushed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flushing the disk takes most of the time, and no test here cuts the power."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture(scope="module")
