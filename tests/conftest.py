@@ -1,14 +1,17 @@
-"""For all tests: TensorFlow as a site's process has it, whichever test imports it first.
+"""For all tests: TensorFlow as a site's process has it, whichever test imports it first; and Ctrl-C as at a terminal.
 
 One thread, because sums are split by threads and bits are compared; a quiet log, because TensorFlow's quotes labels.
+Whoever starts the tests in the background may have told them to ignore Ctrl-C, and what they start would inherit that.
 """
 
 import os
+import signal
 
 import pytest
 
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
