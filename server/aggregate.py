@@ -173,7 +173,8 @@ class BuiltIn:
         )
         stepped = dict(zip(self._trained, trained, strict=True))
         new = [
-            stepped[i] if i in stepped else p + u for i, (p, u) in enumerate(zip(before.params, update, strict=True))
+            stepped[i] if i in stepped else np.asarray(p + u)  # the sum of scalars is no array
+            for i, (p, u) in enumerate(zip(before.params, update, strict=True))
         ]
         for i, values in enumerate(new):
             if not np.isfinite(values).all():

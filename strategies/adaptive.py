@@ -55,10 +55,11 @@ class Adaptive:
         delta = [d.astype(m.dtype, copy=False) for d, m in zip(update, state[:count], strict=True)]
         ms = [np.asarray(self.beta_1 * m + (1 - self.beta_1) * d) for m, d in zip(state[:count], delta, strict=True)]
         vs = [np.asarray(self.second_moment(v, np.square(d))) for v, d in zip(state[count:], delta, strict=True)]
-        stepped = [
-            finite_as(x.astype(m.dtype, copy=False) + self.learning_rate * m / (np.sqrt(v) + self.tau), x.dtype, i)
-            for i, (x, m, v) in enumerate(zip(params, ms, vs, strict=True))
-        ]
+        with np.errstate(over="ignore"):  # what overflows is refused by finite_as
+            stepped = [
+                finite_as(x.astype(m.dtype, copy=False) + self.learning_rate * m / (np.sqrt(v) + self.tau), x.dtype, i)
+                for i, (x, m, v) in enumerate(zip(params, ms, vs, strict=True))
+            ]
         return ms + vs, stepped
 
 
