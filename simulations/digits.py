@@ -3,7 +3,7 @@
 Invariants:
 
 - Every one of the 1797 images is in exactly one part: base, old, new or one site. Nothing is augmented, so the number
-  of examples is a number of distinct images.
+  of examples is a number of distinct images; only a site that is made to be wrong has each of its own many times.
 - The same seed gives the same arrays; the number of sites changes only how the private images are divided.
 
 What changed, and why it is realistic. The digits were read by a flatbed scanner: paper is 0, ink is up to 1, edges are
@@ -25,6 +25,7 @@ from fedretrain.errors import ConfigurationError
 IMAGES = 1797
 BASE, OLD, NEW = 500, 450, 400
 FEWEST_SITES, MOST_SITES, FEWEST_IMAGES = 2, 40, 8
+REPEATED = 20  # a site that is wrong about one picture each is outvoted and changes little
 STRENGTHS = (0.7, 1.0)
 _CONTRAST, _BACKGROUND, _SOFTNESS, _NOISE = 0.5, 0.3, 0.4, 0.02
 _CONCENTRATION = 1.0
@@ -56,7 +57,8 @@ def make_digits(seed: int, sites: int, permuted: str | None = None) -> Digits:
     Args:
         seed: Decides everything that is drawn.
         sites: How many private parts, from 2 to 40.
-        permuted: A site whose labels are exchanged, every digit for another, or None.
+        permuted: A site that has each of its images ``REPEATED`` times and every digit under another's name, so that
+            it outweighs the others and is wrong; or None.
 
     Raises:
         ConfigurationError: An impossible number of sites, or scikit-learn is not installed.
@@ -68,6 +70,8 @@ def make_digits(seed: int, sites: int, permuted: str | None = None) -> Digits:
     strengths = dict(zip(names, np.linspace(*STRENGTHS, sites), strict=True))
     rooms = _rng(seed, "rooms").choice(np.array([*strengths.values()]), NEW)
     divided = _divide(labels, private, names, _rng(seed, "sites"))
+    if permuted is not None:
+        divided[permuted] = np.tile(divided[permuted], REPEATED)
     return Digits(
         base=_part(images[base], labels[base]),
         old=_part(images[old], labels[old]),

@@ -240,14 +240,14 @@ def test_a_poisoned_site_is_quarantined(job: Path, tmp_path: Path, kind: str, co
     assert fedretrain("server", "releases", "verify", "--out", tmp_path).code == 0
 
 
-def test_wrong_labels_are_left_to_the_gate(tmp_path: Path) -> None:
-    """A site with exchanged labels cannot be seen in its updates; whatever comes of them is judged, never broken."""
+def test_wrong_labels_do_no_harm(tmp_path: Path) -> None:
+    """A large site with wrong labels moves far away from where the others go: it is quarantined, they are released."""
     ended = fedretrain("simulate", "--out", tmp_path, "--poison", "labels", *ROUNDS, "--json")
     result = ended.value
-    assert (ended.code, result["outcome"]) in {(0, "released"), (3, "rejected")}
-    assert all(len(record["admitted"]) == 5 for record in result["rounds"])
-    old, new = result["gate"]["holdouts"]
-    assert (old["lower_bound"] > -0.03 and new["lower_bound"] > 0) == (ended.code == 0)
+    refused = [(q["site"], q["code"]) for record in result["rounds"] for q in record["quarantined"]]
+    assert refused == [("hospital-e", "norm")] * len(result["rounds"])
+    assert (ended.code, result["outcome"]) == (0, "released")
+    assert all(holdout["passed"] for holdout in result["gate"]["holdouts"])
 
 
 def test_a_candidate_that_forgets_is_rejected(job: Path, tmp_path: Path) -> None:

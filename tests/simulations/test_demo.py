@@ -14,7 +14,7 @@ from fedretrain.errors import ConfigurationError
 from fedretrain.job import load_job, site_files
 from simulations import demo, digits
 from simulations.demo import Recipe, ensure_demo
-from simulations.digits import FEWEST_IMAGES, Digits, Part, make_digits, photographed, site_names
+from simulations.digits import FEWEST_IMAGES, REPEATED, Digits, Part, make_digits, photographed, site_names
 
 RECIPE = Recipe.make(0, 3)
 
@@ -86,9 +86,10 @@ def test_the_camera_greys_the_paper_and_pales_the_ink() -> None:
 
 
 def test_labels_are_exchanged_at_one_site_alone() -> None:
-    """With exchanged labels every digit of that site stands under one other digit; nothing else changes."""
+    """That site has its images many times, every digit under one other; nothing else changes."""
     honest, wrong = make_digits(0, 3), make_digits(0, 3, permuted="hospital-c")
-    pairs = set(zip(honest.sites["hospital-c"].y.tolist(), wrong.sites["hospital-c"].y.tolist(), strict=True))
+    right = honest.sites["hospital-c"].y.tolist() * REPEATED
+    pairs = set(zip(right, wrong.sites["hospital-c"].y.tolist(), strict=True))
     assert len(pairs) == 10
     assert all(a != b for a, b in pairs)
     wrong.sites["hospital-c"] = honest.sites["hospital-c"]
