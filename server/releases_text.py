@@ -192,4 +192,6 @@ def _names(value: Any) -> list[str]:
 def _plain(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
         return ", ".join(str(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
     return "-" if value is None else str(value)
