@@ -81,4 +81,4 @@ def test_flower_is_imported_only_to_build() -> None:
     import subprocess
 
     code = "import sys, fedretrain.bundle; sys.exit('flwr' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=CHECKOUT)
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=CHECKOUT).returncode == 0

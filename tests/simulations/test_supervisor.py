@@ -53,6 +53,7 @@ def test_the_end_of_the_command_ends_what_it_started(supervisor: "subprocess.Pop
 def test_asked_to_stop_the_supervisor_tidies_up(supervisor: "subprocess.Popen[str]") -> None:
     """SIGTERM of the supervisor is no way to lose its children."""
     pids = below(supervisor.pid)
+    assert len(pids) == 2
     supervisor.terminate()
     supervisor.wait(15)
-    eventually(lambda: all(gone(p) for p in pids), 5)
+    assert eventually(lambda: all(gone(p) for p in pids), 5)
