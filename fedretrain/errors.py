@@ -71,6 +71,7 @@ class RejectedUpdate(FedretrainError):
             "site",  # signed or labelled as another site
             "late",  # nothing complete by the deadline
             "declined",  # the site answered with a code instead of an update
+            "signature",  # not signed by the site's key, or signed for something else
         }
     )
 
@@ -127,6 +128,12 @@ class DeclinedRequest(_Refusal):
             "model-missing",  # the base model, or the contract, is not in the site's store
             "model-mismatch",  # base model and contract do not belong together
             "request-invalid",
+            "request-unsigned",  # no valid signature of the coordinator, or for another site, run or time
+            "request-replayed",
+            "policy",  # outside what the site's policy allows; `where` names the rule
+            "not-approved",  # waits for a person at the site
+            "release-refused",  # a release that does not verify, or an older one
+            "trainer-failure",  # the trainer ended or ran out of memory or time; it is started again
             "training-diverged",  # loss or weights became infinite
             "site-failure",  # anything else; the site's own log has the cause
         }

@@ -1,15 +1,16 @@
 """What travels between server and site, as values, and their form inside a Flower ``RecordDict``.
 
-Message types (Flower's, with our actions): ``query.prepare``, ``query.base``, ``train``. Every request and every reply
-has these records::
+Message types (Flower's, with our actions): ``query.prepare``, ``query.base``, ``train``, ``query.release``. Every request
+and every reply has these records::
 
     "body"     ConfigRecord {"json": canonical JSON of the value below, "format": "fedretrain.message/1"}
-    "arrays"   ArrayRecord, numpy serialisation; keys are variable positions (``fedretrain.contract.key``)
+    "arrays"   ArrayRecord, numpy serialisation; keys are variable positions (``fedretrain.contract.key``);
+               ``query.release``: uint8 [bytes] by file name
     "metrics"  MetricRecord, replies to train only: "num-examples" and the site's claims, numbers only
 
 An update is a difference, site minus global, float32 as the variable is; frozen variables are in no message but
-``query.base``, which a site receives once. Requests are trusted to the degree the transport is; replies are decoded by
-``server.admission`` alone, never by the helpers here.
+``query.base``, which a site receives once. In a deployment every message is signed (``fedretrain.seal``); replies are
+decoded by ``server.admission`` alone, never by the helpers here.
 """
 
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ FORMAT = "fedretrain.message/1"
 PREPARE = "query.prepare"
 BASE = "query.base"
 TRAIN = "train"
+RELEASE = "query.release"
 
 
 class _Body(BaseModel):
@@ -103,6 +105,30 @@ class TrainReply(_Body):
     update_digest: str
 
 
+class ReleaseRequest(_Body):
+    """Brings a release, or asks which one a site has installed when ``files`` is empty.
+
+    ``files`` has the SHA-256 of each array that comes along, by name: ``metadata/...`` and ``releases/ID/...`` as they
+    lie in a registry (``fedretrain.ledger``, ``fedretrain.release``). ``incumbent`` is the release the server has in
+    use; only what the metadata say counts.
+    """
+
+    kind: Literal["release"] = "release"
+    run: str
+    incumbent: str
+    files: dict[str, str] = {}
+
+
+class ReleaseReply(_Body):
+    """Which release is installed and which is in use at the site; ids, empty where there is none."""
+
+    kind: Literal["release"] = "release"
+    run: str
+    site: str
+    installed: str
+    used: str
+
+
 class Declined(_Body):
     """A site's refusal: a code and where, never a value."""
 
@@ -114,10 +140,10 @@ class Declined(_Body):
     expected: str = ""
 
 
-Request = PrepareRequest | BaseRequest | TrainRequest
-Reply = PrepareReply | BaseReply | TrainReply | Declined
+Request = PrepareRequest | BaseRequest | TrainRequest | ReleaseRequest
+Reply = PrepareReply | BaseReply | TrainReply | ReleaseReply | Declined
 RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord, MetricRecord)
-RequestT = TypeVar("RequestT", PrepareRequest, BaseRequest, TrainRequest)
+RequestT = TypeVar("RequestT", PrepareRequest, BaseRequest, TrainRequest, ReleaseRequest)
 
 
 def pack(
