@@ -1,7 +1,7 @@
 """What travels between server and site, as values, and their form inside a Flower ``RecordDict``.
 
-Message types (Flower's, with our actions): ``query.prepare``, ``query.base``, ``train``, ``query.release``. Every request
-and every reply has these records::
+Message types (Flower's, with our actions): ``query.prepare``, ``query.base``, ``train``, ``query.release``. Every
+request and every reply has these records::
 
     "body"     ConfigRecord {"json": canonical JSON of the value below, "format": "fedretrain.message/1"}
     "arrays"   ArrayRecord, numpy serialisation; keys are variable positions (``fedretrain.contract.key``);
