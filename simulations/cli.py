@@ -5,6 +5,7 @@ standard output is one JSON object, however the run ended.
 """
 
 import json
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,6 +67,9 @@ def simulate(  # noqa: PLR0917  # the command's options
     poison: Annotated[
         Poison | None, typer.Option(help="In the demo: the last site sends such updates, or has such labels.")
     ] = None,
+    demo: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Only make the demo's model, data and job, in DIR.")
+    ] = None,
 ) -> None:
     """Run a retraining job on this machine: rounds at the sites, the gate, a signed release.
 
@@ -74,12 +78,32 @@ def simulate(  # noqa: PLR0917  # the command's options
     from .task import Options
 
     options = Options(job, sites, rounds, seed, workers, out, engine, resume, poison)
+    if demo is not None:
+        _make_demo(demo, options, as_json)
+        return
     result, task = _run(options, as_json)
     if as_json:
         _print_json(result)
     else:
         _show(task, result)
     raise typer.Exit(EXIT_CODES[result["outcome"]])
+
+
+def _make_demo(folder: Path, options: "Options", as_json: bool) -> None:
+    """The demo's files alone; raises ConfigurationError where an option asks for more."""
+    if options.only_for_a_run():
+        raise ConfigurationError(
+            "--demo: makes files and runs nothing; of the other options only --sites and --seed go with it"
+        )
+    from .demo import Recipe, ensure_demo
+    from .quiet import console_stream, diverted_stderr
+    from .task import DEMO_SITES
+
+    recipe = Recipe.make(options.seed or 0, options.sites or DEMO_SITES)
+    with console_stream() as stream, diverted_stderr(Path(os.devnull)):  # TensorFlow greets at length
+        job = ensure_demo(folder.resolve(), recipe, lambda line: typer.echo(line, file=stream))
+    value = {"job": str(job), "sites": recipe.sites}
+    typer.echo(json.dumps(value) if as_json else f"{job}, beside it the model, the holdouts and {recipe.sites} sites")
 
 
 def _run(options: "Options", as_json: bool) -> tuple[dict[str, Any], "Task"]:

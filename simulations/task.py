@@ -52,6 +52,10 @@ class Options:
     resume: str | None = None
     poison: str | None = None
 
+    def only_for_a_run(self) -> bool:
+        """Whether there is an option that means nothing where nothing runs."""
+        return any(value is not None for name, value in vars(self).items() if name not in {"sites", "seed"})
+
 
 @dataclass(frozen=True)
 class Task:

@@ -257,6 +257,16 @@ def test_settings_that_were_damaged_are_named(job: Path, ended: list[Any]) -> No
     assert "simulation.json: damaged" in refusal(resume=made.run_id)
 
 
+def test_an_option_for_a_run_does_not_go_with_making_the_demo_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever asks for rounds and for files alone has misunderstood one of them."""
+    folder = tmp_path / "demo"
+    assert cli.run(["simulate", "--demo", str(folder), "--rounds", "3"]) == 2
+    assert "only --sites and --seed" in capsys.readouterr().err
+    assert not folder.exists()
+
+
 def test_every_seed_the_job_takes_makes_a_demo() -> None:
     """The largest seed of the schema is one NumPy and Keras take."""
     assert np.random.default_rng([2**32 - 1]).random() < 1
