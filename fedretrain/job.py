@@ -4,27 +4,21 @@
 ``ConfigurationError`` line that names the key, what was expected, what was found and the nearest valid key.
 """
 
-import difflib
 import glob
-import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .digest import json_digest
 from .errors import ConfigurationError
+from .tomlfile import Section, check_toml, read_toml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:attribute")]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """Which model is retrained and which of its layers stay as they are."""
 
     path: Path = Field(description=".keras file; SavedModel folder or weights file together with `architecture`")
@@ -48,7 +42,7 @@ class NamedConfig(BaseModel):
 Loss = str | NamedConfig
 
 
-class TrainSection(_Section):
+class TrainSection(Section):
     """How a site trains in one round."""
 
     rounds: int = Field(10, ge=1, le=100_000)
@@ -68,7 +62,7 @@ class TrainSection(_Section):
         return self
 
 
-class ParticipationSection(_Section):
+class ParticipationSection(Section):
     """Who is asked, how long is waited, what is taken."""
 
     fraction: float = Field(1.0, gt=0, le=1, description="share of the sites asked in a round")
@@ -77,7 +71,7 @@ class ParticipationSection(_Section):
     max_update_norm: float | None = Field(None, gt=0, description="L2 bound on an update; default: from other sites")
 
 
-class HoldoutSection(_Section):
+class HoldoutSection(Section):
     """A central holdout and what the candidate must achieve on it."""
 
     name: Name
@@ -95,7 +89,7 @@ class HoldoutSection(_Section):
         return data
 
 
-class ContractSection(_Section):
+class ContractSection(Section):
     """What the model file itself cannot say about the data."""
 
     labels: tuple[str, ...] | None = Field(None, description="meaning of each output position, in order")
@@ -104,13 +98,13 @@ class ContractSection(_Section):
     preprocessing: str | None = Field(None, description="a name for how raw data became arrays, e.g. pixels/16")
 
 
-class SimulationSection(_Section):
+class SimulationSection(Section):
     """Where a simulation finds its sites; a deployment ignores it."""
 
     sites: str = Field(description="pattern of one file per site; the file name without suffix is the site's name")
 
 
-class Job(_Section):
+class Job(Section):
     """A retraining job. Paths are absolute once loaded."""
 
     model: ModelSection
@@ -144,22 +138,12 @@ def load_job(path: Path) -> Job:
     Raises:
         ConfigurationError: The file is missing, is not TOML, or a key is unknown, missing or of the wrong type.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path}: no such job file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{path}: not readable as TOML: {error}") from None
-    return parse_job(raw, path)
+    return parse_job(read_toml(path, "job file"), path)
 
 
 def parse_job(raw: dict[str, Any], path: Path) -> Job:
     """Check the tables of a job file that was read from ``path``; raises ConfigurationError as ``load_job``."""
-    try:
-        # Through JSON, where strict means "5" is no number while a string may still be a path and a list a tuple.
-        job = Job.model_validate_json(json.dumps(raw, default=str))
-    except ValidationError as error:
-        raise ConfigurationError("\n".join(f"{path}: {line}" for line in _explain_all(error))) from None
+    job = check_toml(raw, Job, path)
     folder = path.parent.resolve()
     job = job.model_copy(
         update={
@@ -191,68 +175,3 @@ def site_files(job: Job) -> dict[str, Path]:
     if not files:
         raise ConfigurationError(f"simulation.sites: expected at least one site file, none matches {pattern}")
     return {f.stem: f for f in sorted(files, key=lambda f: f.stem)}
-
-
-_EXPECTED = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "string_type": "text in quotes",
-    "bool_type": "true or false",
-    "tuple_type": "a list",
-    "dict_type": "a table",
-    "model_type": "a table",
-    "too_short": "at least one",
-}
-
-
-def _explain_all(error: ValidationError) -> list[str]:
-    """One line per key, the innermost first to be found; a list that is short for its bad items is not said twice."""
-    lines: dict[str, str] = {}
-    for e in error.errors():
-        key, line = _explain(e)
-        if e["type"] != "too_short" or not any(known.startswith(f"{key}.") for known in lines):
-            lines.setdefault(key, f"{key}: {line}")
-    return list(lines.values())
-
-
-def _explain(error: Any) -> tuple[str, str]:
-    """The key of one pydantic error, and in words: expected, got, nearest valid key."""
-    where = [str(part) for part in error["loc"]]
-    if error["type"] == "extra_forbidden":
-        valid = sorted(_section_at([*where[:-1], "?"])[0].model_fields)
-        near = difflib.get_close_matches(where[-1], valid, n=1, cutoff=0.0)
-        return ".".join(where), f"unknown key; did you mean '{near[0]}'? Valid here: {', '.join(valid)}"
-    section, known = _section_at(where)
-    if error["type"] == "missing":
-        return ".".join(known if known == where else [*known, where[-1]]), "required, but missing"
-    field = section.model_fields.get(known[-1]) if known else None
-    if error["type"] == "value_error" or field is None:
-        return ".".join(known), error["msg"].removeprefix("Value error, ")
-    expected = _EXPECTED.get(error["type"]) or error["msg"].removeprefix("Input should be ").removeprefix(
-        "String should "
-    )
-    purpose = f" ({field.description})" if field.description else ""
-    got = "" if known != where else f", got {error['input']!r}"
-    return ".".join(known), f"expected {expected}{purpose}{got}"
-
-
-def _section_at(where: list[str]) -> tuple[type[BaseModel], list[str]]:
-    """The innermost section on the way to an error, and as much of its place as the user wrote in the file."""
-    section: type[BaseModel] = Job
-    known: list[str] = []
-    for part in where:
-        if not part.isdigit():
-            if part not in section.model_fields:
-                break
-            nested = _model_in(section.model_fields[part].annotation)
-            section = nested if nested and part != where[-1] else section
-        known.append(part)
-    return section, known
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The section class inside an annotation such as ``tuple[HoldoutSection, ...]`` or ``X | None``."""
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(candidate, type) and issubclass(candidate, _Section):
-            return candidate
-    return None
