@@ -1,6 +1,7 @@
 """What happens in a run, as it happens: one line each in the run folder's event log, and a call to whoever watches.
 
-Format ``fedretrain.events/1``: an event is a JSON object with its kind under ``event``. Names of sites are sorted::
+Format ``fedretrain.events/1``: an event is a JSON object with its kind under ``event`` and its time, UTC in ISO 8601,
+under ``at``. Names of sites are sorted::
 
     run-started         run_id, sites [name] (known beforehand, else empty), rounds, completed, changing_bytes,
                         model_bytes; again at each resume
@@ -24,6 +25,7 @@ Format ``fedretrain.events/1``: an event is a JSON object with its kind under ``
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from fedretrain.runfolder import RunFolder
@@ -38,7 +40,7 @@ class EventLog:
 
     def __call__(self, event: str, **fields: Any) -> None:
         """Write the event down, then tell the watcher; raises MachineError on a full disk."""
-        entry = {"event": event, **fields}
+        entry = {"event": event, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
         self.folder.append_event(entry)
         if self.watcher is not None:
             self.watcher(entry)

@@ -110,7 +110,8 @@ def _run(options: "Options", as_json: bool) -> tuple[dict[str, Any], "Task"]:
     """The result; where there is none, what is known of the run is shown, and the reason raised."""
     from rich.console import Console
 
-    from .progress import Progress
+    from fedretrain.progress import Progress
+
     from .quiet import console_stream
     from .simulate import simulate as run
     from .task import plan
@@ -139,7 +140,7 @@ def _show(task: "Task", result: dict[str, Any] | None) -> None:
     """The tables; of a run without a verdict, its rounds so far."""
     from rich.console import Console
 
-    from .report import show_result, show_rounds
+    from fedretrain.report import show_result, show_rounds
 
     if result is None:
         show_rounds(Console(), _events(task, "round-finished"))

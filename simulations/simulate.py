@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from fedretrain import atomic
 from fedretrain.job import Job, load_job, site_files
+from fedretrain.progress import Progress
 from fedretrain.runfolder import RunFolder
 
 from .demo import ensure_demo
-from .progress import Progress
 from .quiet import diverted_stderr
 from .task import Task, check_quorum, overridden, read_json
 

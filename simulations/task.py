@@ -21,12 +21,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedretrain import atomic
+from fedretrain import atomic, words
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import Job, load_job, site_files
 from fedretrain.runfolder import RunFolder
 
-from . import words
 from .demo import Recipe
 from .digits import site_names
 

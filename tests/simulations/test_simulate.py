@@ -12,10 +12,10 @@ from rich.console import Console
 from fedretrain import cli
 from fedretrain.errors import ConfigurationError, RunFailed
 from fedretrain.job import site_files
+from fedretrain.progress import Progress
 from fedretrain.runfolder import RunFolder
 from simulations import demo, simulate, task
 from simulations.demo import Recipe
-from simulations.progress import Progress
 from simulations.task import Options, Task, plan
 
 JOB = """

@@ -1,4 +1,4 @@
-"""The end of a simulation for a person: what happened in the rounds, what the gate found, what it cost, what to do.
+"""The end of a run for a person: what happened in the rounds, what the gate found, what it cost, what to do.
 
 Everything here turns a run's result (``server.run``) into tables for a console of 80 columns or more. What sites
 say about themselves are claims, and are called so; the gate does not use them.
@@ -23,7 +23,9 @@ Record = Mapping[str, Any]
 _NONE = "-"
 
 
-def show_result(console: Console, result: Record, out: Path, refused: Sequence[Record] = ()) -> None:
+def show_result(
+    console: Console, result: Record, out: Path, refused: Sequence[Record] = (), option: str = "--out"
+) -> None:
     """Everything about a run that ended with a verdict.
 
     Args:
@@ -31,11 +33,12 @@ def show_result(console: Console, result: Record, out: Path, refused: Sequence[R
         result: The run's result.
         out: Its output folder, with the registry in it.
         refused: The ``site-declined`` events of the run.
+        option: By which the commands to type next are told the folder.
     """
     show_rounds(console, result["rounds"], refused)
     _show_gate(console, result["gate"])
     _show_facts(console, result, out)
-    _show_next(console, result, out)
+    _show_next(console, result, out, option)
 
 
 def show_rounds(console: Console, rounds: Sequence[Record], refused: Sequence[Record] = ()) -> None:
@@ -174,9 +177,9 @@ def _outcome(result: Record) -> str:
     return "[bold red]rejected[/]: the model in use stays"
 
 
-def _show_next(console: Console, result: Record, out: Path) -> None:
+def _show_next(console: Console, result: Record, out: Path, option: str) -> None:
     """Commands to type next."""
-    where = f"--out {shlex.quote(words.path(out))}"
+    where = f"{option} {shlex.quote(words.path(out))}"
     releases = "fedretrain server releases"
     if result["outcome"] == "released":
         lines = [f"{releases} show {result['release'][:16]} {where}", f"{releases} verify {where}"]

@@ -1,4 +1,4 @@
-"""Codes, numbers and paths in words, as the progress and the tables of ``simulate`` show them."""
+"""Codes, numbers and paths in words, as progress, tables and the lists of the server's commands show them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +19,7 @@ QUARANTINED = {
     "site": "signed as another site",
     "late": "no answer in time",
     "declined": "declined",
+    "signature": "not signed by the site",
 }
 DECLINED = {
     "data-unreadable": "data cannot be read",
@@ -35,6 +36,12 @@ DECLINED = {
     "model-missing": "base model missing",
     "model-mismatch": "model and contract do not belong together",
     "request-invalid": "request not understood",
+    "request-unsigned": "no valid signature of the coordinator",
+    "request-replayed": "a request it had before",
+    "policy": "outside the site's policy",
+    "not-approved": "waits for a person at the site",
+    "release-refused": "a release that does not verify",
+    "trainer-failure": "its trainer ended; it is started again",
     "training-diverged": "training diverged",
     "site-failure": "failed, see the site's log",
 }

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from fedretrain import words
 from fedretrain.errors import DataMismatch, DeclinedRequest, RejectedUpdate
-from simulations import words
-from simulations.progress import Progress
-from simulations.report import MOST_ROWS, show_result, show_rounds
+from fedretrain.progress import Progress
+from fedretrain.report import MOST_ROWS, show_result, show_rounds
 
 OUT = Path("/data/out")
 
