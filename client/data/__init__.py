@@ -1,0 +1,1 @@
+"""A site's data as the contract names them, one format per module."""
