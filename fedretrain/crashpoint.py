@@ -17,7 +17,11 @@ CRASH_POINTS = (
     "metadata-written",
     "timestamp-swapped",
     "trust-recorded",
+    "delivered",  # the sites that are connected have the release, or have said why not
     "result-written",
+    "release-received",  # at a site: written down, nothing verified
+    "release-placed",  # at a site: complete in its folder, the old one in use
+    "release-installed",  # at a site: in use, not yet answered
 )
 
 
