@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tuf.api.metadata import (  # type: ignore[attr-defined]  # public, though not in an __all__
+    Key,
     Metadata,
     MetaFile,
     Role,
@@ -54,22 +55,25 @@ def utc(time: datetime) -> str:
     return f"{time:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def first_root(signers: Signers, now: datetime) -> bytes:
-    """Version 1 of the root metadata: each role is one key of ``signers``."""
-    return _root(1, signers, [signers], now)
+def first_root(signers: Signers, now: datetime, threshold: int = 1) -> bytes:
+    """Version 1 of the root metadata: each role has the keys of ``signers``; ``threshold`` of them sign a root."""
+    return _root(1, _public(signers), threshold, [signers], now)
 
 
 def next_root(before: Root, old: Signers, new: Signers, now: datetime) -> bytes:
-    """The root metadata that replace the keys of ``before`` by ``new``, signed by the old root key and its successor.
+    """The root metadata that replace keys of ``before`` by ``new``, signed by the old root keys and their successors.
 
     Args:
         before: The root in force.
-        old: Its root key.
-        new: A key for every online role; a root key too, or the old one stays.
+        old: Its root keys, as many as its threshold.
+        new: Keys of the roles that change; none, to give the root new life and leave the keys as they are.
         now: Start of the new root's life.
     """
-    keys = {"root": old["root"], **new}
-    return _root(before.version + 1, keys, [old, keys], now)
+    kept = {role: [before.keys[keyid] for keyid in before.roles[role].keyids] for role in ROLES}
+    signing = [{"root": old["root"]}]
+    if "root" in new:
+        signing.append({"root": new["root"]})
+    return _root(before.version + 1, kept | _public(new), before.roles["root"].threshold, signing, now)
 
 
 def write_version(
@@ -155,12 +159,18 @@ def _ledger(state: SignedState | None, change: Change) -> Ledger:
     )
 
 
-def _root(version: int, keys: Signers, signers: Sequence[Signers], now: datetime) -> bytes:
+def _public(signers: Signers) -> dict[str, list[Key]]:
+    return {role: [signer.public_key for signer in keys] for role, keys in signers.items()}
+
+
+def _root(
+    version: int, keys: Mapping[str, list[Key]], threshold: int, signers: Sequence[Signers], now: datetime
+) -> bytes:
     root = Root(
         version=version,
         expires=now + ROOT_LIFETIME,
-        keys={keys[role].public_key.keyid: keys[role].public_key for role in ROLES},
-        roles={role: Role([keys[role].public_key.keyid], 1) for role in ROLES},
+        keys={key.keyid: key for role in ROLES for key in keys[role]},
+        roles={role: Role([key.keyid for key in keys[role]], threshold if role == "root" else 1) for role in ROLES},
         consistent_snapshot=True,
     )
     return _signed(root, signers)
@@ -168,9 +178,8 @@ def _root(version: int, keys: Signers, signers: Sequence[Signers], now: datetime
 
 def _signed(value: Any, signers: Sequence[Signers]) -> bytes:
     metadata = Metadata(value)
-    for i, keys in enumerate(signers):
-        if value.type in keys:
-            metadata.sign(keys[value.type], append=i > 0)
+    for signer in (signer for keys in signers for signer in keys.get(value.type, ())):
+        metadata.sign(signer, append=True)
     return canonical_json(metadata.to_dict())
 
 

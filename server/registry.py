@@ -6,7 +6,8 @@ nothing is signed that a consumer would not load; one process writes at a time; 
 changed or removed, so older ones stay loadable.
 
 Under ``out``: ``registry/`` as ``fedretrain.ledger`` and ``fedretrain.release`` describe it, and apart from it
-``keys/`` (``server.keys``). Both are made at the first publish; reading makes nothing.
+``keys/`` (``server.keys``). Both are made at the first publish, or by ``prepare``; reading makes nothing. Somebody who
+may not look into ``keys/`` reads and verifies from a trust anchor of his own.
 
 Example::
 
@@ -16,6 +17,7 @@ Example::
 """
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,26 +62,61 @@ class Registry:
     Args:
         out: The folder that holds ``registry`` and ``keys``.
         now: The clock, in UTC; signing and the check for expiry both ask it.
+        anchor: Root metadata to verify from instead of those in ``keys``, which then is not looked at: for reading
+            only, and without the memory that tells an older state that was put back.
     """
 
-    def __init__(self, out: Path, now: Callable[[], datetime]) -> None:
+    def __init__(self, out: Path, now: Callable[[], datetime], anchor: Path | None = None) -> None:
         self.folder = out / "registry"
         self.keys = KeyStore(out / "keys")
+        self.memory = None if anchor else self.keys.memory
+        self._anchor = anchor or self.keys.anchor
         self._now = now
 
     @classmethod
-    def open(cls, out: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> "Registry":
+    def open(
+        cls, out: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC), anchor: Path | None = None
+    ) -> "Registry":
         """The registry under ``out``; it need not exist yet."""
-        return cls(out.resolve(), now)
+        return cls(out.resolve(), now, anchor)
 
     @property
     def exists(self) -> bool:
         """Whether anything was ever released here, or should still be here."""
-        return self._pointer.exists() or (self.keys.memory / self._pointer.name).exists()
+        self._check_access()
+        return self._pointer.exists() or (self.memory is not None and (self.memory / self._pointer.name).exists())
+
+    def prepare(self, root_keys: int = 1, threshold: int = 1) -> bytes:
+        """Make the keys and the first root before anything is released, so that it can be handed out.
+
+        Args:
+            root_keys: How many keys the root role has.
+            threshold: How many of them it takes to replace keys.
+
+        Returns:
+            The root metadata in force, older ones where there were any.
+
+        Raises:
+            ConfigurationError: The threshold cannot be reached.
+            MachineError: The disk is full or failed.
+        """
+        if not 1 <= threshold <= root_keys:
+            raise ConfigurationError(f"root threshold: expected 1 to {root_keys}, the number of keys, got {threshold}")
+        self._make_folders()
+        with locked(self.folder / ".lock"):
+            if not self.keys.anchor.is_file():
+                data = first_root(self.keys.generate(ROLES, root_keys), self._now(), threshold)
+                atomic.write_bytes(self._metadata / "1.root.json", data)
+                atomic.write_bytes(self.keys.anchor, data)
+            return self._own_root()[0]
+
+    def root(self) -> Root:
+        """The root metadata of ``keys``; raises UntrustedRelease where they are missing or damaged."""
+        return self._own_root()[1]
 
     def state(self) -> SignedState | None:
         """The verified metadata, None before the first release; raises UntrustedRelease or MachineError."""
-        return self._trust().state(self._now()) if self.exists else None
+        return self._trust().state(self._now(), remembered=self.memory is not None) if self.exists else None
 
     def incumbent(self) -> Release | None:
         """The release in use, fully verified, None before the first.
@@ -184,6 +221,19 @@ class Registry:
             write_version(self._metadata, state, change, [self._signers(state)], self._now())
             return self._record()
 
+    def renew_root(self) -> datetime:
+        """Sign the root anew with the same keys, before the first release too; when it expires now.
+
+        Raises:
+            ConfigurationError: Too few of the root keys are here.
+            UntrustedRelease: The metadata do not verify, expiry aside.
+            MachineError: The disk failed.
+        """
+        with self._writing(expired_root=True) as state:
+            root = state.root if state else self.root()
+            self._replace_root(root, next_root(root, self.keys.signers(root, ["root"]), {}, self._now()))
+            return self.root().expires
+
     def rotate(self, *, with_root: bool = False, accept_older: bool = False) -> SignedState:
         """Replace the online keys, through a new root version that the present root key signs.
 
@@ -204,13 +254,11 @@ class Registry:
             state = self._existing(found)
             old = self.keys.signers(state.root, ["root"]) | self.keys.available(state.root, ONLINE)
             self.keys.remove_unused(state.root)
-            new = self.keys.generate(ROLES if with_root else ONLINE)
+            new = self.keys.generate(ROLES if with_root else ONLINE, len(state.root.roles["root"].keyids))
             change = self._unchanged(state, Statement(action="rotate", at=utc(self._now())))
             write_version(self._metadata, state, change, [old, new], self._now())
-            data = next_root(state.root, old, new, self._now())
-            atomic.write_bytes(self._metadata / f"{state.root.version + 1}.root.json", data)
-            atomic.write_bytes(self.keys.anchor, data)
-            self.keys.remove_unused(Metadata[Root].from_bytes(data).signed)
+            self._replace_root(state.root, next_root(state.root, old, new, self._now()))
+            self.keys.remove_unused(self.root())
             return self._record()
 
     def releases(self) -> tuple[Listed, ...]:
@@ -247,13 +295,39 @@ class Registry:
         return self._metadata / "timestamp.json"
 
     def _trust(self) -> Trust:
-        if not self.keys.anchor.is_file():
+        self._check_access()
+        if not self._anchor.is_file():
             raise UntrustedRelease(
-                f"{self.keys.anchor}: expected the root metadata that say which keys count, they are missing; "
-                f"restore the folder {self.keys.folder}: without it nothing in {self.folder} can be verified"
+                f"{self._anchor}: expected the root metadata that say which keys count, they are missing; "
+                f"restore the folder {self._anchor.parent}: without it nothing in {self.folder} can be verified"
             )
-        with atomic.disk_errors(self.keys.anchor, "read"):
-            return Trust(self.folder, self.keys.memory, self.keys.anchor.read_bytes())
+        with atomic.disk_errors(self._anchor, "read"):
+            return Trust(self.folder, self.keys.memory, self._anchor.read_bytes())
+
+    def _check_access(self) -> None:
+        keys = self.keys.folder
+        if self._anchor == self.keys.anchor and keys.is_dir() and not os.access(keys, os.R_OK | os.X_OK):
+            raise ConfigurationError(
+                f"{keys}: only its owner can look into it; to verify as somebody else, give the root metadata that "
+                f"its owner made public: --anchor {keys.parent / 'public' / 'root.json'}"
+            )
+
+    def _own_root(self) -> tuple[bytes, Root]:
+        try:
+            data = self.keys.anchor.read_bytes()
+            return data, Metadata[Root].from_bytes(data).signed
+        except OSError as error:
+            raise UntrustedRelease(f"{self.keys.anchor}: {error.strerror or error}; restore it") from None
+        except RepositoryError as error:
+            raise UntrustedRelease(f"{self.keys.anchor}: not readable as root metadata: {error.__cause__}") from None
+
+    def _replace_root(self, before: Root, data: bytes) -> None:
+        atomic.write_bytes(self._metadata / f"{before.version + 1}.root.json", data)
+        atomic.write_bytes(self.keys.anchor, data)
+
+    def _make_folders(self) -> None:
+        atomic.make_folder(self._metadata)
+        atomic.make_folder(self.folder / "releases")
 
     def _existing(self, state: SignedState | None) -> SignedState:
         if state is None:
@@ -266,8 +340,7 @@ class Registry:
     ) -> Iterator[SignedState | None]:
         """Hold the lock; yields the verified state, in which only the root's expiry counts unless it may have."""
         if create:
-            atomic.make_folder(self._metadata)
-            atomic.make_folder(self.folder / "releases")
+            self._make_folders()
         elif not self.folder.is_dir():
             self._existing(self.state())
         with locked(self.folder / ".lock"):
@@ -286,12 +359,7 @@ class Registry:
             return self.keys.signers(state.root, ONLINE)
         if not self.keys.anchor.is_file():
             atomic.write_bytes(self.keys.anchor, first_root(self.keys.generate(ROLES), self._now()))
-        with atomic.disk_errors(self.keys.anchor, "read"):
-            data = self.keys.anchor.read_bytes()
-        try:
-            root = Metadata[Root].from_bytes(data).signed
-        except RepositoryError as error:
-            raise UntrustedRelease(f"{self.keys.anchor}: not readable as root metadata: {error.__cause__}") from None
+        data, root = self._own_root()
         atomic.write_bytes(self._metadata / f"{root.version}.root.json", data)
         return self.keys.signers(root, ONLINE)
 

@@ -57,7 +57,8 @@ def current(out: Path) -> SignedState:
 def sign(signed: Any, signers: Signers) -> bytes:
     """One metadata file, signed by the role's key."""
     metadata = Metadata(signed)
-    metadata.sign(signers[signed.type])
+    for signer in signers[signed.type]:
+        metadata.sign(signer, append=True)
     return canonical_json(metadata.to_dict())
 
 

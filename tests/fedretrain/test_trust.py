@@ -178,7 +178,7 @@ def test_fault_43_expired_metadata_are_refused(tmp_path: Path, role: str, known:
 def test_fault_44_a_wrong_key_is_refused(out: Path, trust: Trust, role: str) -> None:
     """Metadata signed by a key that the root does not name for the role are refused."""
     right = open_registry(out).keys.signers(current(out).root, ONLINE)
-    resign(out, {}, {**right, role: CryptoSigner.generate_ed25519()})
+    resign(out, {}, {**right, role: (CryptoSigner.generate_ed25519(),)})
     file = "timestamp.json" if role == "timestamp" else f"3.{role}.json"
     assert f"{metadata(out) / file}: too few valid signatures" in refusal(trust)
 
@@ -199,7 +199,7 @@ def test_fault_44_too_few_signatures_are_refused(out: Path, trust: Trust) -> Non
     root.keys[second.public_key.keyid] = second.public_key
     root.roles["timestamp"] = Role([*root.roles["timestamp"].keyids, second.public_key.keyid], 2)
     signed = Metadata(root)
-    signed.sign(keys.signers(root, ["root"])["root"])
+    signed.sign(keys.signers(root, ["root"])["root"][0])
     (metadata(out) / "2.root.json").write_bytes(canonical_json(signed.to_dict()))
     assert "timestamp.json: too few valid signatures by the keys that count: timestamp was signed by 1/2" in refusal(
         trust

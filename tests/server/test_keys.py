@@ -24,14 +24,16 @@ def root(store: KeyStore) -> Root:
 
 
 def file_of(store: KeyStore, role: str) -> Path:
-    (file,) = store.folder.glob(f"{role}-*.pem")
+    (file,) = store.folder.rglob(f"{role}-*.pem")
     return file
 
 
 def test_keys_are_for_their_owner_alone(store: KeyStore, root: Root) -> None:
-    """The folder has mode 0700 and each role one file of mode 0600, whatever the umask."""
+    """The folders have mode 0700 and each role one file of mode 0600, whatever the umask; the root's lies apart."""
     assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
-    files = sorted(store.folder.iterdir())
+    assert stat.S_IMODE((store.folder / "offline").stat().st_mode) == 0o700
+    assert file_of(store, "root").parent == store.folder / "offline"
+    files = sorted(store.folder.rglob("*.pem"), key=lambda file: file.name)
     assert [f.name.split("-")[0] for f in files] == sorted(ROLES)
     assert {stat.S_IMODE(f.stat().st_mode) for f in files} == {0o600}
 
@@ -46,10 +48,10 @@ def test_a_folder_that_others_could_read_is_closed(tmp_path: Path) -> None:
 def test_every_role_has_a_key_of_its_own(store: KeyStore, root: Root) -> None:
     """What is read back are the keys the root names, four different ones."""
     signers = store.signers(root, ROLES)
-    assert {role: signer.public_key.keyid for role, signer in signers.items()} == {
+    assert {role: signer.public_key.keyid for role, (signer,) in signers.items()} == {
         role: root.roles[role].keyids[0] for role in ROLES
     }
-    assert len({s.public_key.keyid for s in signers.values()}) == 4
+    assert len({s.public_key.keyid for (s,) in signers.values()}) == 4
 
 
 def test_the_root_key_is_not_needed_to_sign_releases(store: KeyStore, root: Root) -> None:
@@ -73,14 +75,16 @@ def test_a_key_that_others_can_read_is_not_used(store: KeyStore, root: Root) -> 
 def test_a_key_that_is_not_the_named_one_is_not_used(store: KeyStore, root: Root, content: bytes) -> None:
     """A damaged file, or another key under the name, is refused before anything is signed with it."""
     file_of(store, "snapshot").write_bytes(content)
-    with pytest.raises(ConfigurationError, match=r"not the private key of role snapshot that root\.json names"):
+    with pytest.raises(
+        ConfigurationError, match=r"snapshot-\w+\.pem: not (the private key of role snapshot|a private key)"
+    ):
         store.signers(root, ONLINE)
 
 
 def test_keys_out_of_use_are_removed(store: KeyStore, root: Root) -> None:
     """Keys that the root does not name are deleted; those it names stay."""
     store.generate(ONLINE)
-    assert len(list(store.folder.glob("*.pem"))) == 7
+    assert len(list(store.folder.rglob("*.pem"))) == 7
     store.remove_unused(root)
-    assert len(list(store.folder.glob("*.pem"))) == 4
+    assert len(list(store.folder.rglob("*.pem"))) == 4
     assert set(store.signers(root, ROLES)) == set(ROLES)

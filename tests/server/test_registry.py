@@ -254,9 +254,9 @@ def test_rotation_replaces_the_keys_and_sites_follow(out: Path, registry: Regist
     """New online keys (and root key if asked) are in force, the old ones are gone, a site goes along."""
     trust = site(out, out.parent / "memory")
     incumbent(trust)
-    before = {f.name for f in (out / "keys").glob("*.pem")}
+    before = {f.name for f in (out / "keys").rglob("*.pem")}
     registry.rotate(with_root=with_root)
-    after = {f.name for f in (out / "keys").glob("*.pem")}
+    after = {f.name for f in (out / "keys").rglob("*.pem")}
     assert len(after) == 4
     assert {name.split("-")[0] for name in before & after} == (set() if with_root else {"root"})
     assert incumbent(trust).lineage["run"] == incumbent(site(out, out.parent / "fresh")).lineage["run"] == "run-2"
@@ -274,7 +274,7 @@ def test_rotation_without_the_old_online_keys(out: Path, registry: Registry) -> 
         registry.publish(draft("run-3"))
     registry.rotate()
     assert_whole(out, {"run-1", "run-2"})
-    next((out / "keys").glob("root-*.pem")).unlink()
+    next((out / "keys" / "offline").glob("root-*.pem")).unlink()
     with pytest.raises(ConfigurationError, match="bring it back"):
         registry.rotate()
     assert_whole(out, {"run-1", "run-2"})
