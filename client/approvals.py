@@ -1,19 +1,33 @@
-"""Which jobs a person at the site has said yes to; one file per job in ``home.approvals``.
+"""Which jobs a person at the site has said yes to.
 
 A job is what would be done with the data: the digest of its contract, training, strategy and frozen layers. Another
-run of the same job needs no second yes; any change of it does.
+run of the same job needs no second yes; any change of the job does.
+
+Layout of ``home.approvals``::
+
+    <job digest>.json    canonical JSON, ``fedretrain.approval/1``, see ``Approval``
 """
 
-from dataclasses import dataclass
+import getpass
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fedretrain import atomic
 from fedretrain.digest import json_digest
+from fedretrain.errors import ConfigurationError, MachineError
 from fedretrain.messages import PrepareRequest
 
+from . import record
 from .home import Home
 
+MOST_WAITING = 100  # jobs of which the site keeps a description before somebody looks at them
 
-@dataclass(frozen=True)
-class Approval:
+
+class Approval(BaseModel):
     """A job that waits for, or has, a yes.
 
     Attributes:
@@ -22,9 +36,11 @@ class Approval:
         asked: When, UTC, ISO 8601.
         words: What the job would do, a line each.
         approved: When a person said yes, None while it waits.
-        by: Who that was, the name of the account.
+        by: The account of that person.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    format: Literal["fedretrain.approval/1"] = "fedretrain.approval/1"
     job: str
     run: str
     asked: str
@@ -43,9 +59,24 @@ def job_digest(request: PrepareRequest) -> str:
     return json_digest(request.model_dump(mode="json", include={"contract", "train", "strategy", "freeze"}))
 
 
+def is_approved(home: Home, request: PrepareRequest) -> bool:
+    """Whether a person has said yes to the request's job; where nobody was asked yet, it is put down as waiting.
+
+    Raises:
+        MachineError: The disk does not take it.
+    """
+    job = job_digest(request)
+    found = _read(home.approvals / f"{job}.json")
+    if found is None and sum(approval.approved is None for approval in listed(home)) < MOST_WAITING:
+        atomic.make_folder(home.approvals)
+        _write(home, Approval(job=job, run=request.run, asked=_now(), words=_words(request)))
+    return found is not None and found.job == job and found.approved is not None
+
+
 def listed(home: Home) -> list[Approval]:
-    """All jobs, those that wait first, then by time."""
-    raise NotImplementedError
+    """All jobs, those that wait first, then by time; what cannot be read is no approval."""
+    found = [approval for file in home.approvals.glob("*.json") if (approval := _read(file)) is not None]
+    return sorted(found, key=lambda approval: (approval.approved is not None, approval.asked, approval.job))
 
 
 def approve(home: Home, id_: str) -> Approval:
@@ -55,9 +86,77 @@ def approve(home: Home, id_: str) -> Approval:
         ConfigurationError: No job, or several, start so.
         MachineError: The disk does not take it.
     """
-    raise NotImplementedError
+    approval = _one(home, id_)
+    if approval.approved is not None:
+        return approval
+    return _decided(home, approval.model_copy(update={"approved": _now(), "by": account()}), "approved")
 
 
 def withdraw(home: Home, id_: str) -> Approval:
-    """Take a yes back; raises as ``approve``."""
-    raise NotImplementedError
+    """Take a yes back, from the next request on; raises as ``approve``."""
+    approval = _one(home, id_)
+    if approval.approved is None:
+        return approval
+    return _decided(home, approval.model_copy(update={"approved": None, "by": None}), "withdrawn")
+
+
+def account() -> str:
+    """The name of the account this process runs under; its number where it has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
+def _decided(home: Home, approval: Approval, kind: str) -> Approval:
+    """The record first: a yes that is not on record does not count."""
+    record.append(home.record, kind, job=approval.job, run=approval.run, by=account())
+    _write(home, approval)
+    return approval
+
+
+def _one(home: Home, id_: str) -> Approval:
+    found = [approval for approval in listed(home) if id_ and approval.job.startswith(id_)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(approval.id for approval in found or listed(home)) or "none has been asked for"
+    what = "several jobs start so" if found else "no job has this id"
+    raise ConfigurationError(f"job {id_!r}: {what}; expected one of: {known}")
+
+
+def _words(request: PrepareRequest) -> tuple[str, ...]:
+    """What a person needs to know to decide; names from the request are shown as text, never acted upon."""
+    contract, train = request.contract, request.train
+    inputs = "; ".join(f"{spec.name} ({', '.join(spec.columns or ()) or list(spec.shape)})" for spec in contract.inputs)
+    outputs = "; ".join(f"{spec.name} ({', '.join(spec.labels) or spec.kind})" for spec in contract.outputs)
+    work = f"{train.local_steps} steps" if train.local_steps is not None else f"{train.local_epochs or 1} passes"
+    changing, all_ = len(contract.changing), len(contract.variables)
+    lines = (
+        f"inputs: {inputs}",
+        f"predicts: {outputs}",
+        f"trains {changing} of {all_} variables; frozen: {', '.join(request.freeze) or 'nothing'}",
+        f"up to {train.rounds} rounds, {work} over the data in each, batches of {train.batch_size}",
+        f"strategy: {request.strategy.name}",
+        f"leaves the site each round: {contract.changing_nbytes} bytes of changes to the model, the number of "
+        f"examples, and {', '.join(('loss', *(train.metrics or ())))}",
+    )
+    return tuple("".join(c for c in line if c.isprintable())[:400] for line in lines)
+
+
+def _read(file: Path) -> Approval | None:
+    try:
+        return Approval.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise MachineError(f"{file}: cannot read the approval: {error.strerror or error}") from None
+    except ValidationError:
+        return None
+
+
+def _write(home: Home, approval: Approval) -> None:
+    atomic.write_json(home.approvals / f"{approval.job}.json", approval.model_dump(mode="json"))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
