@@ -1,0 +1,101 @@
+"""What a SuperNode knows: Flower's state, which can be waited for and hands a dead executor's task to the next one.
+
+Invariants:
+
+- One executor at a time: the one that asked for a task last. What an earlier one had in hand is offered again.
+- A request for a task is held until there is one, so that nobody polls.
+
+Locks are taken in this order: ``_turn``, Flower's task store, Flower's message store, ``_changed``.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flwr.app import Message
+from flwr.common.constant import Status
+from flwr.supercore.constant import TaskType
+from flwr.supercore.object_store import ObjectStore
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+
+class State(InMemoryNodeState):
+    """See the module docstring. ``active_at``: when a message or a reply last came (``time.monotonic``)."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        super().__init__(objects)
+        self.active_at = self._worked_at = time.monotonic()
+        self._changed, self._version, self._seen = threading.Condition(), 0, 0
+        self._turn, self._asker = threading.Lock(), 0
+
+    def store_message(self, message: Message) -> str | None:
+        """As Flower's."""
+        self.active_at = time.monotonic()
+        stored = super().store_message(message)
+        self._notify()
+        return stored
+
+    def create_task(self, *arguments: Any, **named: Any) -> int | None:
+        """As Flower's."""
+        task = super().create_task(*arguments, **named)
+        self._notify()
+        return task
+
+    def store_object(self, *arguments: Any, **named: Any) -> bool:
+        """As Flower's."""
+        stored = super().store_object(*arguments, **named)
+        self._notify()
+        return stored
+
+    def wait_for_change(self, seconds: float) -> None:
+        """Wait until something changes, at most so long; a change since the last wait ends it at once."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._version != self._seen, seconds)
+            self._seen = self._version
+
+    def orphaned_for(self) -> float:
+        """Seconds since there was a task that an executor has or can take."""
+        with self.lock_task_store:
+            if any(task.status.status != Status.FINISHED for task in self.task_store.values()):
+                self._worked_at = time.monotonic()
+        return time.monotonic() - self._worked_at
+
+    def offer(self, claim: Callable[[], Any], wait_s: float) -> Any:
+        """What ``claim`` gives as soon as it has a token; after ``wait_s`` seconds, what it gives then.
+
+        Returns:
+            None where another executor asked meanwhile.
+        """
+        with self._turn:
+            self._asker += 1
+            me = self._asker
+            self._take_back()
+        self._notify()
+        deadline = time.monotonic() + wait_s
+        while True:
+            version = self._version
+            with self._turn:
+                response = claim() if self._asker == me else None
+            left = deadline - time.monotonic()
+            if response is None or response.token or left <= 0:
+                return response
+            with self._changed:
+                self._changed.wait_for(lambda seen=version: self._version != seen, left)  # type: ignore[misc]
+
+    def _take_back(self) -> None:
+        """Whoever asks for a task has none in hand: what is claimed belongs to an executor that is gone."""
+        with self.lock_task_store, self.lock_msg_store:
+            for task in self.task_store.values():
+                if task.type == TaskType.CLIENT_APP and task.status.status in {Status.STARTING, Status.RUNNING}:
+                    task.status.status = Status.PENDING
+                    if (record := self.task_token_store.pop(task.task_id, None)) is not None:
+                        self.task_token_to_task_id.pop(record.token, None)
+            for entry in self.msg_store.values():
+                if not entry.message.metadata.reply_to_message_id:
+                    entry.is_retrieved = False
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._version += 1
+            self._changed.notify_all()
