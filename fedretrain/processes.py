@@ -36,10 +36,15 @@ from . import atomic
 from .errors import MachineError
 
 PARENT = "FEDRETRAIN_PARENT"  # process id of whoever started a Child, for the child alone
+QUIET_FLOWER = {  # it asks nobody anything and installs nothing
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
 FIRST_PAUSE_S = 0.5
 LAST_PAUSE_S = 10.0
 STEADY_S = 60.0
-GRACE_S = 5.0
+GRACE_S = 8.0
 LOG_BYTES = 10_000_000
 _PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -74,9 +79,9 @@ def free_port() -> int:
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """This process' environment for a child, with Flower's telemetry and update check off and ``extra`` on top."""
+    """This process' environment for a child, with ``QUIET_FLOWER`` and ``extra`` on top."""
     kept = {name: value for name, value in os.environ.items() if name != PARENT}
-    return kept | {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PYTHONUNBUFFERED": "1"} | extra
+    return kept | QUIET_FLOWER | {"PYTHONUNBUFFERED": "1"} | extra
 
 
 def module_command(module: str, *arguments: str | Path) -> list[str]:
@@ -101,8 +106,11 @@ class Child:
         self.env = env
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, stdin: bytes | None = None) -> None:
         """Start it; does nothing where it runs already.
+
+        Args:
+            stdin: What it is to read, a secret for example; at most 64 KiB.
 
         Raises:
             MachineError: The log cannot be written, or the command cannot be run.
@@ -113,13 +121,17 @@ class Child:
         with atomic.disk_errors(self.log, "append to the log"):
             log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
+            source = subprocess.DEVNULL if stdin is None else subprocess.PIPE
             self._process = subprocess.Popen(
-                self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True
+                self.argv, stdin=source, stdout=log, stderr=log, env=env, start_new_session=True
             )
         except OSError as error:
             raise MachineError(f"cannot start {self.name} ({self.argv[0]}): {error.strerror or error}") from error
         finally:
             os.close(log)
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError), self._process.stdin as pipe:  # it may have died already
+                pipe.write(stdin or b"")
 
     @property
     def alive(self) -> bool:
@@ -206,12 +218,10 @@ class Supervisor:
         self._start(child, self._fates[name])
 
     def stop(self, grace_s: float = GRACE_S) -> None:
-        """End all children, in reverse order and together within about ``grace_s`` seconds."""
-        for child in reversed(self.children):
-            child.ask_to_stop()
+        """End all children one after the other, the last started first, within about ``grace_s`` seconds in all."""
         deadline = time.monotonic() + grace_s
         for child in reversed(self.children):
-            child.stop(max(0.0, deadline - time.monotonic()))
+            child.stop(max(0.5, deadline - time.monotonic()))
             if self._fates[child.name].running:
                 self._fates[child.name].running = False
                 self._on_change(child, "stopped")
