@@ -24,7 +24,7 @@ from fedretrain.errors import FedretrainError, MachineError
 from fedretrain.processes import Child, clean_environment, die_with_parent, how_it_ended, module_command, stop_on_signal
 
 from .federation import Federation
-from .superlink import ensure_secret, superlink_address
+from .superlink import superlink_address
 
 if TYPE_CHECKING:
     from .flowerside import Runtime, Task
@@ -117,7 +117,7 @@ class Executor:
         try:
             child.start(stdin=f"{task.token}\n".encode())
         except MachineError as error:
-            _log.error("%s", error)  # noqa: TRY400 - a traceback tells an operator nothing here
+            _log.error("%s", error)
             return
         _log.info("run %d: ServerApp started, process %d", task.run_id, child.pid)
 
@@ -156,7 +156,6 @@ def main() -> None:
     try:
         federation = Federation.open(parser.parse_args().folder)
         atomic.make_folder(federation.log, mode=0o700)
-        ensure_secret(federation.secret)
     except FedretrainError as error:
         raise SystemExit(str(error)) from None
     from .flowerside import use_home

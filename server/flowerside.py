@@ -375,9 +375,7 @@ def use_home(folder: os.PathLike[str]) -> None:
 
 
 @contextmanager
-def _errors(
-    doing: str, *, but: frozenset[int] | set[int] = frozenset(), but_status: frozenset[int] | set[int] = frozenset()
-) -> Iterator[None]:
+def _errors(doing: str, *, but: Collection[int] = (), but_status: Collection[int] = ()) -> Iterator[None]:
     """Turn what the SuperLink's client raises into MachineError; codes in ``but`` merely end the block."""
     import httpx
     from flwr.supercore.error import FlowerError

@@ -2,7 +2,7 @@
 
 Invariants:
 
-- It listens on 127.0.0.1 alone, with TLS, and a SuperNode is let in by its key only: sites reach it through the gateway.
+- It listens on 127.0.0.1 alone, with TLS, and lets SuperNodes in by their keys: sites reach it through the gateway.
 - A task is given to whoever has FOLDER/state/secret (0600) and to nobody else.
 - It comes back on the port it had, with all it knew, as long as nobody else took that port meanwhile: ServerApps and
   SuperNodes that are running go on.
