@@ -130,6 +130,7 @@ def _words(request: PrepareRequest) -> tuple[str, ...]:
     inputs = "; ".join(f"{spec.name} ({', '.join(spec.columns or ()) or list(spec.shape)})" for spec in contract.inputs)
     outputs = "; ".join(f"{spec.name} ({', '.join(spec.labels) or spec.kind})" for spec in contract.outputs)
     work = f"{train.local_steps} steps" if train.local_steps is not None else f"{train.local_epochs or 1} passes"
+    told = ", ".join(("loss", *(train.metrics or ())))
     changing, all_ = len(contract.changing), len(contract.variables)
     lines = (
         f"inputs: {inputs}",
@@ -137,8 +138,7 @@ def _words(request: PrepareRequest) -> tuple[str, ...]:
         f"trains {changing} of {all_} variables; frozen: {', '.join(request.freeze) or 'nothing'}",
         f"up to {train.rounds} rounds, {work} over the data in each, batches of {train.batch_size}",
         f"strategy: {request.strategy.name}",
-        f"leaves the site each round: {contract.changing_nbytes} bytes of changes to the model, the number of "
-        f"examples, and {', '.join(('loss', *(train.metrics or ())))}",
+        f"sends back each round: {contract.changing_nbytes} bytes of changes, the number of examples, {told}",
     )
     return tuple("".join(c for c in line if c.isprintable())[:400] for line in lines)
 

@@ -1,25 +1,120 @@
-"""What a site lets be done with its data: pure rules over a request, asked before any data are read."""
+"""What a site lets be done with its data: rules over a request, each with one name, most asked before data are read.
 
-from collections.abc import Sequence
+Invariants: nothing here reads, stores or sends anything; a rule that is not given allows what it is about; a refusal
+names the rule and its limit, never a count or a value of the site's data.
+
+The job of a request is known to a policy by its run's id, its strategy, how much it trains and which layers; what a
+person approves is the whole of it, by digest (``client.approvals``).
+"""
+
+from collections.abc import Iterable, Mapping
 from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Annotated
 
-from fedretrain.messages import PrepareRequest, TrainRequest
+from pydantic import Field
+
+from fedretrain.errors import DeclinedRequest
+from fedretrain.messages import PrepareRequest
 from fedretrain.tomlfile import Section
+
+from .sampling import MIN_COUNT, split
+
+Patterns = tuple[str, ...]
+Hours = Annotated[
+    str,
+    Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$", description='such as "22:00-06:00"'),
+]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="a SHA-256 in lower-case hexadecimal")]
 
 
 class Policy(Section):
-    """The ``[policy]`` of ``site.toml``."""
+    """The ``[policy]`` of ``site.toml``. Patterns are shell patterns, any of which has to fit."""
 
-    approval: bool = False
-    bundles: tuple[str, ...] = ()
+    federations: Patterns = Field(("*",), description="patterns over the federation's name")
+    jobs: Patterns = Field(("*",), description="patterns over the run's id")
+    strategies: Patterns = Field(("*",), description="patterns over the strategy's name")
+    layers: Patterns = Field(("*",), description="patterns over layers that may be trained; nested as outer/inner")
+    max_rounds: int | None = Field(None, ge=1, description="rounds of a job")
+    max_local_epochs: int | None = Field(None, ge=1, description="passes over the site's data in a round")
+    max_local_steps: int | None = Field(None, ge=1, description="optimizer steps in a round")
+    max_seconds: float | None = Field(None, gt=0, description="seconds of training in a round")
+    hours: tuple[Hours, ...] = Field((), description="when data may be used, local time; empty: always")
+    min_examples: int = Field(10, ge=1, description="fewest examples about which anything is sent")
+    min_count: int = Field(MIN_COUNT, ge=MIN_COUNT, description="fewest examples a statistic may be about")
+    statistics: Patterns = Field(("*",), description="patterns over statistics that may leave, such as val-*")
+    approval: bool = Field(False, description="whether a person must say yes to each job that is not known yet")
+    bundles: tuple[Sha256, ...] = Field((), description="app bundles accepted beside the kit's")
 
 
 def check_prepare(policy: Policy, federation: str, request: PrepareRequest, now: datetime) -> None:
-    """Whether the site takes part in this job at this time; raises DeclinedRequest ``policy`` naming the rule."""
+    """Whether the site takes part in this job, asked at local time ``now``; before any data are read.
+
+    Raises:
+        DeclinedRequest: ``policy``, naming the rule.
+    """
+    train = request.train
+    _fits(policy.federations, federation, "federations")
+    _fits(policy.jobs, request.run, "jobs")
+    _fits(policy.strategies, request.strategy.name, "strategies")
+    _at_most(train.rounds, policy.max_rounds, "max_rounds")
+    if train.local_steps is None:
+        _at_most(train.local_epochs or 1, policy.max_local_epochs, "max_local_epochs")
+    else:
+        _at_most(train.local_steps, policy.max_local_steps, "max_local_steps")
+    if policy.hours and not any(_within(hours, now) for hours in policy.hours):
+        raise _refused("hours", ", ".join(policy.hours) + ", the site's time")
 
 
-def check_train(policy: Policy, federation: str, request: PrepareRequest, order: TrainRequest, now: datetime) -> None:
-    """Whether it trains this round at this time; raises DeclinedRequest ``policy`` naming the rule."""
+def check_train(policy: Policy, federation: str, request: PrepareRequest, round_: int, now: datetime) -> None:
+    """Whether the site trains this round of a job it prepared; raises as ``check_prepare``, whose rules hold too."""
+    check_prepare(policy, federation, request, now)
+    _at_most(round_, policy.max_rounds, "max_rounds")
+
+
+def check_layers(policy: Policy, trained: Iterable[str]) -> None:
+    """Whether these layers may be trained, by path (outer/inner); a pattern allows all that is inside what it fits.
+
+    Raises:
+        DeclinedRequest: ``policy``, naming the rule.
+    """
+    for path in trained:
+        parts = path.split("/")
+        if not any(_covers(pattern.split("/"), parts) for pattern in policy.layers):
+            raise _refused("layers", f"only {', '.join(policy.layers)} to be trained")
+
+
+def check_examples(policy: Policy, request: PrepareRequest, site: str, count: int) -> None:
+    """Whether a site with ``count`` examples takes part, once they are read and before anything is made of them.
+
+    Raises:
+        DeclinedRequest: ``policy``, naming the rule.
+    """
+    least = max(policy.min_examples, policy.min_count)
+    mine, _ = split(count, request.train, site)
+    if len(mine) < least:
+        raise _refused("min_examples", f"at least {least} examples to train on")
+    if request.train.local_steps is not None and policy.max_local_epochs is not None:
+        used = request.train.local_steps * min(request.train.batch_size, len(mine))
+        if used > policy.max_local_epochs * len(mine):
+            raise _refused("max_local_epochs", f"at most {policy.max_local_epochs}; take fewer local_steps")
+
+
+def leaving(policy: Policy, metrics: Mapping[str, float], train: int, validation: int) -> dict[str, float]:
+    """The statistics among ``metrics`` that may leave; ``val-...`` are about ``validation`` examples, others ``train``.
+
+    ``seconds`` is about no example.
+    """
+
+    def enough(name: str) -> bool:
+        return name == "seconds" or (validation if name.startswith("val-") else train) >= policy.min_count
+
+    return {name: value for name, value in metrics.items() if enough(name) and _any_fits(policy.statistics, name)}
+
+
+def count_to_tell(policy: Policy, count: int) -> int:
+    """A count as it may leave: 0 where it is smaller than the smallest."""
+    return count if count >= policy.min_count else 0
 
 
 def bundle_accepted(policy: Policy, pinned: str, bundle: str) -> bool:
@@ -27,6 +122,63 @@ def bundle_accepted(policy: Policy, pinned: str, bundle: str) -> bool:
     return bundle == pinned or bundle in policy.bundles
 
 
-def describe(policy: Policy) -> Sequence[str]:
+def describe(policy: Policy) -> list[str]:
     """The policy in plain words, a sentence per rule."""
-    raise NotImplementedError
+    least = max(policy.min_examples, policy.min_count)
+    hours = f"from {' and '.join(policy.hours)}, local time" if policy.hours else "at any hour"
+    more = f" and {len(policy.bundles)} more" if policy.bundles else ""
+    who = "A person here must approve" if policy.approval else "No person has to approve"
+    say = [
+        _listed("Takes part in {}.", policy.federations, "the federation whose kit was joined", "federations named {}"),
+        _listed("Trains for {}.", policy.jobs, "any run", "runs named {}"),
+        _listed("Allows {}.", policy.strategies, "any strategy", "the strategies {}"),
+        _listed("Lets {} be trained.", policy.layers, "any layer", "the layers {}"),
+        _limited("A job may have {}.", policy.max_rounds, "rounds"),
+        _limited("In a round it may pass over the data {}.", policy.max_local_epochs, "times"),
+        _limited("In a round it may take {}.", policy.max_local_steps, "training steps"),
+        _limited("In a round it may train for {}.", policy.max_seconds, "seconds; longer training is thrown away"),
+        f"Uses data {hours}.",
+        f"Sends nothing where there are fewer than {least} training examples.",
+        f"Sends no statistic and no count about fewer than {policy.min_count} examples.",
+        _listed("Sends {}, beside the number of examples.", policy.statistics, "any statistic", "the statistics {}"),
+        f"{who} each job before its first use of data (fedretrain client approve).",
+        f"Passes on tasks of the kit's app bundle{more}; no code of any bundle is run.",
+    ]
+    return [sentence for sentence in say if sentence]
+
+
+def _fits(patterns: Patterns, name: str, rule: str) -> None:
+    if not _any_fits(patterns, name):
+        raise _refused(rule, f"one that fits {', '.join(patterns) or 'nothing'}")
+
+
+def _any_fits(patterns: Patterns, name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _covers(pattern: list[str], path: list[str]) -> bool:
+    return len(pattern) <= len(path) and all(map(fnmatchcase, path, pattern))
+
+
+def _at_most(value: int, limit: int | None, rule: str) -> None:
+    if limit is not None and value > limit:
+        raise _refused(rule, f"at most {limit}")
+
+
+def _within(hours: str, now: datetime) -> bool:
+    """From the first time on until before the second, over midnight where that is the earlier one."""
+    start, end = hours.split("-")
+    time = f"{now:%H:%M}"
+    return start <= time < end if start < end else time >= start or time < end
+
+
+def _refused(rule: str, expected: str) -> DeclinedRequest:
+    return DeclinedRequest("policy", rule, expected)
+
+
+def _listed(sentence: str, patterns: Patterns, any_: str, some: str) -> str:
+    return sentence.format(any_ if "*" in patterns else some.format(", ".join(patterns) or "(none)"))
+
+
+def _limited(sentence: str, limit: float | None, unit: str) -> str:
+    return "" if limit is None else sentence.format(f"at most {limit:g} {unit}")

@@ -9,6 +9,7 @@ Invariants:
 """
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ from fedretrain.messages import (
 )
 
 from .incoming import all_arrays, changing_arrays
+from .policy import Policy, check_examples
 from .sampling import split
 from .store import SiteStore
 from .trainer import Order, Trainer
@@ -53,21 +55,25 @@ class Site:
         store: What the site keeps.
         trainer: What trains; may be shared with other sites in this process.
         allow_modules: Modules of this site whose layer classes a model may use.
+        policy: How many examples are needed and how long training may take; None asks nothing.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is another part of a site
         self,
         name: str,
         load: Callable[[Contract], Dataset],
         store: SiteStore,
         trainer: Trainer,
         allow_modules: Sequence[str] = (),
+        *,
+        policy: Policy | None = None,
     ) -> None:
         self.name = name
         self._load = load
         self._store = store
         self._trainer = trainer
         self._allow_modules = tuple(allow_modules)
+        self._policy = policy
         self._data: tuple[str, Dataset] | None = None
 
     def handle(self, message_type: str, content: RecordDict) -> RecordDict:
@@ -85,14 +91,14 @@ class Site:
             log.warning("site %s, run %s, %s: declined: %s", self.name, run, message_type, refusal)
             return self._declined(run, refusal.code, refusal.where, refusal.expected)
         except Exception as error:  # noqa: BLE001 - this is the boundary: whatever happens here must become an answer
-            _log_without_text(f"site {self.name}, run {run}, {message_type}", error)
+            log_without_text(f"site {self.name}, run {run}, {message_type}", error)
             return self._declined(run, "site-failure", "", "see the site's log")
 
     def _prepare(self, request: PrepareRequest) -> RecordDict:
         contract = request.contract
         if fingerprint(request.architecture) != contract.architecture:
             raise DeclinedRequest("model-mismatch", "architecture", "the one the contract names")
-        data = self._examples(contract, fresh=True)
+        data = self._examples(request, fresh=True)
         self._trainer.prepare(request, self._allow_modules)
         self._store.put_run(request.run, request)
         train, validation = split(len(data), request.train, self.name)
@@ -121,9 +127,13 @@ class Site:
         received = changing_arrays(content, contract)
         if weights_digest(received) != body.globals_digest:
             raise DeclinedRequest("request-invalid", "arrays", "arrays with the digest that the request names")
-        order = Order(request, self.name, body.round, self._allow_modules)
-        data = self._examples(contract)
+        seconds = self._policy.max_seconds if self._policy else None
+        order = Order(request, self.name, body.round, self._allow_modules, seconds)
+        data = self._examples(request)
+        started = time.monotonic()
         result = self._trainer.train(order, lambda: self._base(contract), received, data)
+        if seconds is not None and time.monotonic() - started > seconds:  # a backend may not look at the order's limit
+            raise DeclinedRequest("policy", "max_seconds", f"at most {seconds:g} seconds of training in a round")
         reply = TrainReply(
             run=body.run,
             round=body.round,
@@ -147,13 +157,24 @@ class Site:
             raise DeclinedRequest("model-missing", "base", "the base model before training is asked for")
         return arrays
 
-    def _examples(self, contract: Contract, *, fresh: bool = False) -> Dataset:
+    def counts(self, run: str) -> tuple[int, int]:
+        """How many examples the data in memory have for training and for validation; zeros where none are there."""
+        request = self._store.run(run)
+        if request is None or self._data is None or self._data[0] != request.contract.digest:
+            return 0, 0
+        train, validation = split(len(self._data[1]), request.train, self.name)
+        return len(train), len(validation)
+
+    def _examples(self, request: PrepareRequest, *, fresh: bool = False) -> Dataset:
         """The site's data, checked; in memory from the last request unless ``fresh`` asks for reading them again."""
+        contract = request.contract
         if fresh or self._data is None or self._data[0] != contract.digest:
             self._data = None
             data = self._read(contract)
             check_dataset(data, contract)
             self._data = (contract.digest, as_arrays(data, contract))
+        if self._policy is not None:
+            check_examples(self._policy, request, self.name, len(self._data[1]))
         return self._data[1]
 
     def _read(self, contract: Contract) -> Dataset:
@@ -178,7 +199,7 @@ def _body(message_type: str, content: RecordDict) -> PrepareRequest | BaseReques
     raise DeclinedRequest("request-invalid", "message type", f"{PREPARE}, {BASE} or {TRAIN}")
 
 
-def _log_without_text(doing: str, error: Exception) -> None:
+def log_without_text(doing: str, error: Exception) -> None:
     """Class and place of an error; TensorFlow's texts, for one, quote labels."""
     frames = [f"{f.filename}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__)]
     log.error("%s: failed with %s (its text at level DEBUG)\n  %s", doing, type(error).__name__, "\n  ".join(frames))

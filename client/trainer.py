@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +45,16 @@ Arrays = list[NDArray[Any]]
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be trained: a prepared run, at one site, in one round."""
+    """What is to be trained: a prepared run, at one site, in one round.
+
+    ``seconds`` is how long that may take, where the site's policy sets a limit.
+    """
 
     request: PrepareRequest
     site: str
     round: int
     allow_modules: tuple[str, ...] = ()
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class Trainer:
             data: All the site's examples, checked and as ``fedretrain.dataset.as_arrays`` returns them.
 
         Raises:
-            DeclinedRequest: ``training-diverged``, or as ``prepare``.
+            DeclinedRequest: ``training-diverged``, ``policy`` where it takes too long, or as ``prepare``.
         """
         started = time.monotonic()
         learner = self._warm(order.request, order.allow_modules)
@@ -124,10 +128,12 @@ class Trainer:
         mine, held = split(len(data), train, site)
         metrics: dict[str, float] = {}
         if len(held):
-            validation = (data.take(held[i]) for i in in_order(len(held), train.batch_size))
+            held_out = (data.take(held[i]) for i in in_order(len(held), train.batch_size))
+            validation = within(held_out, started, order.seconds)
             metrics |= {f"val-{name}": value for name, value in learner.evaluate(validation).items()}
             _check_finite(metrics["val-loss"])
-        loss = _train(learner, (data.take(mine[i]) for i in batches(len(mine), train, site, order.round)))
+        steps = (data.take(mine[i]) for i in batches(len(mine), train, site, order.round))
+        loss = _train(learner, within(steps, started, order.seconds))
         if len(mine) >= MIN_COUNT:
             metrics["train-loss"] = loss
         update = self._difference(learner, received)
@@ -184,6 +190,18 @@ def _variable_seeds(order: Order) -> Iterator[int]:
     """A seed for each variable, by its position; random layers draw from theirs."""
     seed, count = order.request.train.seed, len(order.request.contract.variables)
     return (seed_for("layer", seed, order.site, order.round, position) % 2**31 for position in range(count))
+
+
+def within(examples: Iterable[Dataset], started: float, seconds: float | None) -> Iterator[Dataset]:
+    """The batches, as long as no more than ``seconds`` have gone by since ``started`` (``time.monotonic``).
+
+    Raises:
+        DeclinedRequest: ``policy``, when they have.
+    """
+    for batch in examples:
+        if seconds is not None and time.monotonic() - started > seconds:
+            raise DeclinedRequest("policy", "max_seconds", f"at most {seconds:g} seconds of training in a round")
+        yield batch
 
 
 def _train(learner: "Learner", steps: Iterator[Dataset]) -> float:
