@@ -24,7 +24,8 @@ from fedretrain.arrays import malformed, plain, shown, view
 from fedretrain.contract import VariableSpec
 from fedretrain.digest import weights_digest
 from fedretrain.errors import DataMismatch, DeclinedRequest, RejectedUpdate
-from fedretrain.messages import FORMAT, BaseReply, Declined, PrepareReply, TrainReply, record
+from fedretrain.messages import FORMAT, BaseReply, Declined, PrepareReply, ReleaseReply, TrainReply, record
+from fedretrain.release import RELEASE_ID
 
 from .norms import sum_of_squares
 
@@ -33,9 +34,8 @@ EXAMPLES_LIMIT = 10**12  # more at one site is no count
 CLAIMS_LIMIT = 64  # metrics per reply
 CLAIM_LIMIT = 1e300  # beyond it a sum over sites could overflow
 
-_REPLY: TypeAdapter[PrepareReply | BaseReply | TrainReply | Declined] = TypeAdapter(
-    Annotated[PrepareReply | BaseReply | TrainReply | Declined, Field(discriminator="kind")]
-)
+Reply = PrepareReply | BaseReply | TrainReply | ReleaseReply | Declined
+_REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -86,18 +86,18 @@ def _refusing(admit: Callable[Parameters, Value]) -> Callable[Parameters, Value]
 
 
 @_refusing
-def admit_prepare(content: RecordDict, run: str, contract: str) -> PrepareReply | Declined:
-    """The answer to a prepare request.
+def admit_prepare(content: RecordDict, run: str, contract: str, site: str | None = None) -> PrepareReply | Declined:
+    """The answer to a prepare request; ``site`` is the name it must bear, None where it may choose one.
 
     Raises:
-        RejectedUpdate: It is not one, names another run or contract, or counts examples that cannot be.
+        RejectedUpdate: It is not one, names another run, contract or site, or counts examples that cannot be.
     """
     body = _body(content)
     if isinstance(body, Declined):
-        return _declined(body, run)
+        return _declined(body, run, site)
     if not isinstance(body, PrepareReply) or set(content) != {"body"}:
         malformed("expected the answer to a prepare request alone")
-    _belongs(body.run, run, body.site, None)
+    _belongs(body.run, run, body.site, site)
     if body.contract != contract:
         raise RejectedUpdate("contract", f"expected {contract[:12]}, got {shown(body.contract)}")
     if not 0 < body.train_examples <= EXAMPLES_LIMIT or not 0 <= body.validation_examples <= EXAMPLES_LIMIT:
@@ -116,6 +116,20 @@ def admit_base(content: RecordDict, run: str, site: str, base: str) -> BaseReply
     _belongs(body.run, run, body.site, site)
     if body.base != base:
         raise RejectedUpdate("base", f"expected {base[:12]}, got {shown(body.base)}")
+    return body
+
+
+@_refusing
+def admit_release(content: RecordDict, run: str, site: str) -> ReleaseReply | Declined:
+    """What a site says of its releases; raises RejectedUpdate where it is not that, or holds no ids."""
+    body = _body(content)
+    if isinstance(body, Declined):
+        return _declined(body, run, site)
+    if not isinstance(body, ReleaseReply) or set(content) != {"body"}:
+        malformed("expected the answer to a release request alone")
+    _belongs(body.run, run, body.site, site)
+    if not all(identity == "" or RELEASE_ID.fullmatch(identity) for identity in (body.installed, body.used)):
+        malformed("expected ids of releases")
     return body
 
 
@@ -163,7 +177,7 @@ def wire_bytes(content: RecordDict) -> int:
     return sum(len(array.data) for array in arrays if isinstance(array.data, bytes))
 
 
-def _body(content: RecordDict) -> PrepareReply | BaseReply | TrainReply | Declined:
+def _body(content: RecordDict) -> Reply:
     """The typed body; strict, because a peer's "5" is not a number."""
     try:
         found = record(content, "body", ConfigRecord)

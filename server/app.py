@@ -1,32 +1,57 @@
-"""The Flower ServerApp: runs the job in the run folder that the run configuration names under ``run``.
+"""The Flower ServerApp: what the run configuration asks for, done once.
 
-What stops it is written to the folder as ``failure.json``, so that the command which started Flower can report it with
-the right exit code: ``{"error": class name, "exit_code": int, "message": str}``.
+``task`` is "run": the job in the run folder that ``run`` names is run, or resumed. What stops it is written to the
+folder as ``failure.json``, so that the command which started Flower can report it with the right exit code:
+``{"error": class name, "exit_code": int, "message": str}``. Or ``task`` is "deliver": the release in use is brought to
+the sites that lack it, and what became of that stands in the federation's ``state/installed.json``.
+
+``federation`` names the server's folder; without one the sites are a simulation's.
 """
 
+import logging
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedretrain import atomic
-from fedretrain.errors import FedretrainError
+from fedretrain.errors import ConfigurationError, FedretrainError
 from fedretrain.runfolder import RunFolder
 
+from .deliver import deliver
+from .federation import Federation
+from .guarded import guarded
 from .run import execute
 
 app = ServerApp()
+log = logging.getLogger(__name__)
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run, or resume, the run in the folder; raises what ``execute`` raises."""
-    folder = RunFolder.open(Path(str(context.run_config["run"])))
+    """Do the task; raises what ``execute`` and ``deliver`` raise."""
+    config = context.run_config
+    task, run, folder = (str(config.get(key) or "") for key in ("task", "run", "federation"))
+    federation = Federation.open(Path(folder)) if folder else None
+    if task == "deliver" and federation is not None:
+        deliver(federation, guarded(grid), _log)
+    elif task in {"run", ""}:
+        _run(RunFolder.open(Path(run)), guarded(grid), federation)
+    else:
+        raise ConfigurationError(f"task: expected 'run', or 'deliver' with a federation, got {task!r}")
+
+
+def _run(folder: RunFolder, grid: Grid, federation: Federation | None) -> None:
     folder.failure.unlink(missing_ok=True)
     try:
-        execute(folder.load_job(), grid, folder)
+        execute(folder.load_job(), grid, folder, federation=federation)
     except Exception as error:
         code = error.exit_code if isinstance(error, FedretrainError) else FedretrainError.exit_code
         failure = {"error": type(error).__name__, "exit_code": code, "message": str(error)}
         atomic.write_json(folder.failure, failure)
         raise
+
+
+def _log(event: str, **fields: Any) -> None:
+    log.info("%s %s", event, fields)

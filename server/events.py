@@ -7,6 +7,8 @@ under ``at``. Names of sites are sorted::
                         model_bytes; again at each resume
     site-prepared       site, train_examples, validation_examples
     site-declined       site, code, where, expected
+    site-away           site (it was ready and is not connected, or was revoked; rounds go on without it)
+    site-back           site
     round-started       round, sites [name]
     reply               round, site, examples, norm, bytes, seconds, metrics {name: number}, flags [text]; in the first
                         round it may be quarantined after this
@@ -19,6 +21,8 @@ under ``at``. Names of sites are sorted::
     gate                the gate's report (``server.gate``)
     released            release (its id)
     rejected            reasons [text]
+    delivered           site, release
+    delivery-failed     site, release, code, detail
     failed              reason
     warning             text
 """

@@ -3,7 +3,8 @@
 Invariants:
 
 - Every reply is pulled on its own, so whatever is wrong with one costs that one alone.
-- Who sent a reply is the node the request went to; a reply that names another node in its metadata is refused.
+- Who sent a reply is the node the request went to; a reply that names another node in its metadata is refused, and so
+  is one that the messenger cannot open (``server.messenger``).
 - A pull that hangs holds up no other: it goes on in its own thread, and the next reply is pulled beside it.
 - At the deadline everything still missing is ``late``, and the exchange is over.
 
@@ -16,7 +17,7 @@ Use::
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,10 +25,15 @@ from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from fedretrain.errors import MachineError, RejectedUpdate
+from fedretrain.errors import ConfigurationError, MachineError, RejectedUpdate
 
-POLL_S = 0.1  # how often a node's reply is asked for
+from .messenger import PLAIN, Letter, Messenger
+
+POLL_S = 0.05  # how often a node's reply is asked for
+POLL_SHARE = 0.01  # of the time it was waited for already: who waits long is not in a hurry, and asking costs work
+POLL_MOST_S = 0.25
 PATIENCE_S = 1.0  # how long a pull may take before other replies are pulled beside it
+_NO_MEMBER = "not asked: it is no member of the federation any more"
 _UNDELIVERED = {ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE}
 
 Pulled = list[Message] | Exception
@@ -38,13 +44,14 @@ class Question:
     """What every node is asked.
 
     ``message_type`` is Flower's with our action (``fedretrain.messages``), ``group`` Flower's group id (the round), and
-    ``deadline_s`` counts in seconds from sending; messages are valid for as long.
+    ``deadline_s`` counts in seconds from sending; messages are valid for as long. ``round`` is 0 outside rounds.
     """
 
     content: RecordDict
     message_type: str
     group: str
     deadline_s: float
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,29 +63,34 @@ class Arrival:
     seconds: float
 
 
-def exchange(grid: Grid, nodes: Sequence[int], question: Question) -> Iterator[Arrival]:
+def exchange(grid: Grid, nodes: Sequence[int], question: Question, messenger: Messenger = PLAIN) -> Iterator[Arrival]:
     """Put the question to every node and yield one arrival per node, and one more per surplus reply.
 
     Raises:
         MachineError: The messages cannot be sent, or the grid itself broke down.
     """
     start = time.monotonic()
-    asked = _push(grid, nodes, question)
+    letters = messenger.seal(nodes, question)
+    asked = _push(grid, letters, question)
     for node in sorted(set(nodes) - set(asked.values())):
-        yield Arrival(node, RejectedUpdate("late", "the request could not be delivered"), 0.0)
+        undelivered = ("late", "the request could not be delivered") if node in letters else ("site", _NO_MEMBER)
+        yield Arrival(node, RejectedUpdate(*undelivered), 0.0)
     for message_id, pulled in _pull_each(grid, list(asked), start + question.deadline_s):
         node = asked.pop(message_id)
+        letter = letters.pop(node)
         for outcome in _outcomes(pulled, node):
-            yield Arrival(node, outcome, time.monotonic() - start)
+            yield Arrival(node, _opened(messenger, letter, outcome), time.monotonic() - start)
     for node in asked.values():
         late = RejectedUpdate("late", f"expected a complete reply within {question.deadline_s:g} s, got none")
         yield Arrival(node, late, time.monotonic() - start)
 
 
-def _push(grid: Grid, nodes: Sequence[int], question: Question) -> dict[str, int]:
+def _push(grid: Grid, letters: Mapping[int, Letter], question: Question) -> dict[str, int]:
     """Send the messages; node by message id, without those the transport did not take."""
     q = question
-    messages = [Message(q.content, n, q.message_type, ttl=q.deadline_s, group_id=q.group) for n in nodes]
+    messages = [Message(letters[n].content, n, q.message_type, ttl=q.deadline_s, group_id=q.group) for n in letters]
+    if not messages:
+        return {}
     with transport_errors("send requests to the sites"):
         ids = list(grid.push_messages(messages))
         if not ids:  # together they may exceed a limit of the transport
@@ -90,6 +102,7 @@ def _push(grid: Grid, nodes: Sequence[int], question: Question) -> dict[str, int
 
 def _pull_each(grid: Grid, message_ids: list[str], deadline: float) -> Iterator[tuple[str, Pulled]]:
     """Ask for each id in turn until it is answered or ``deadline`` (monotonic) has passed."""
+    start = time.monotonic()
     answers: queue.SimpleQueue[tuple[str, Pulled]] = queue.SimpleQueue()
     due = dict.fromkeys(message_ids, 0.0)  # when to ask again, the earliest first
     under_way: dict[str, float] = {}  # since when
@@ -106,7 +119,8 @@ def _pull_each(grid: Grid, message_ids: list[str], deadline: float) -> Iterator[
         if isinstance(pulled, MachineError):
             raise pulled
         if not pulled or _is_transport(pulled):
-            due[message_id] = time.monotonic() + POLL_S
+            now = time.monotonic()
+            due[message_id] = now + min(max(POLL_S, POLL_SHARE * (now - start)), POLL_MOST_S)
         else:
             yield message_id, pulled
 
@@ -143,6 +157,20 @@ def _outcomes(pulled: Pulled, node: int) -> Iterator[RecordDict | RejectedUpdate
         yield _outcome(pulled[0], node)
         for _ in pulled[1:]:
             yield RejectedUpdate("stale", "a second reply to the same request")
+
+
+def _opened(messenger: Messenger, letter: Letter, outcome: RecordDict | RejectedUpdate) -> RecordDict | RejectedUpdate:
+    """The content of one reply, as the messenger finds it."""
+    if isinstance(outcome, RejectedUpdate):
+        return outcome
+    try:
+        return messenger.open(letter, outcome)
+    except RejectedUpdate as refusal:
+        return refusal.with_traceback(None)  # its frames hold the reply
+    except ConfigurationError:  # the roster is damaged: not this site's fault
+        raise
+    except Exception as error:  # noqa: BLE001 - as in _pull
+        return RejectedUpdate("malformed", f"the reply cannot be decoded ({type(error).__name__})")
 
 
 def _outcome(message: Message, node: int) -> RecordDict | RejectedUpdate:

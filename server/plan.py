@@ -1,6 +1,6 @@
 """From a job to everything that is fixed before the first message is sent."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fedretrain.contract import Contract, VariableSpec, keys
@@ -37,19 +37,32 @@ class Plan:
         return dict(zip(keys(self.contract.changing), self.contract.changing_specs, strict=True))
 
 
-def make_plan(job: Job, run: str) -> Plan:
+def make_plan(job: Job, run: str, members: Iterable[str] | None = None) -> Plan:
     """Open the model and derive what follows from it; loads TensorFlow.
+
+    Args:
+        job: As loaded.
+        run: The run's id.
+        members: Names of the federation's active members; None in a simulation.
 
     Raises:
         ConfigurationError: The model, or what the job asks of it, is not what it has to be; or the job asks for more
-            sites than it names.
+            sites than there are.
     """
-    expected = tuple(site_files(job)) if job.simulation is not None else ()
-    if expected and job.participation.min_sites > len(expected):
+    expected, what = _expected(job, members)
+    if what and job.participation.min_sites > len(expected):
         raise ConfigurationError(
-            f"participation.min_sites: expected at most {len(expected)}, the number of site files, "
-            f"got {job.participation.min_sites}"
+            f"participation.min_sites: expected at most {len(expected)}, {what}, got {job.participation.min_sites}"
         )
     base = load_base(job.model)
     train = resolve_train(job.train, base.compile_config)
     return Plan(run, job, train, derive_contract(job, base, train), base, expected)
+
+
+def _expected(job: Job, members: Iterable[str] | None) -> tuple[tuple[str, ...], str]:
+    """The sites that should take part, and what their number is the number of; empty where they are not known."""
+    if members is not None:
+        return tuple(sorted(members)), "the number of the federation's active members (admit more, or ask for fewer)"
+    if job.simulation is not None:
+        return tuple(site_files(job)), "the number of site files"
+    return (), ""

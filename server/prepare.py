@@ -18,6 +18,7 @@ from fedretrain.messages import BASE, PREPARE, BaseReply, BaseRequest, Declined,
 from .admission import admit_base, admit_prepare, judged, wire_bytes
 from .events import EventLog
 from .exchange import POLL_S, Question, exchange, transport_errors
+from .messenger import PLAIN, Messenger
 from .plan import Plan
 
 NODE_WAIT_S = 60.0  # how long a run waits for its nodes to be connected
@@ -62,28 +63,77 @@ def await_nodes(grid: Grid, wanted: int, at_least: int, limit_s: float = NODE_WA
     return nodes
 
 
-def prepare(plan: Plan, grid: Grid, nodes: Sequence[int], emit: EventLog, taken: Iterable[str] = ()) -> Prepared:
-    """Ask ``nodes`` whether they can take part, and bring the base model to those that lack it.
+class Preparation:
+    """Asks nodes whether they can take part, and brings the base model to those that lack it.
 
-    ``taken`` are names that other nodes bear already. Emits ``site-prepared`` or ``site-declined`` for each node.
+    Args:
+        plan: What is fixed.
+        grid: Where the sites are.
+        emit: Takes ``site-prepared`` or ``site-declined`` for each node.
+        messenger: How messages go out and come back.
     """
-    ready: dict[str, tuple[Site, bool]] = {}
-    refusals = []
-    for node, answer in sorted(_ask(plan, grid, nodes).items()):
-        if isinstance(answer, PrepareReply) and answer.site not in ready and answer.site not in taken:
-            site = Site(answer.site, node, answer.train_examples, answer.validation_examples)
-            ready[site.name] = (site, answer.needs_base)
-        else:
-            refusals.append(_refusal(f"node {node}", answer))
-    base_bytes, without = _distribute(plan, grid, [site for site, lacks in ready.values() if lacks])
-    sites = {name: site for name, (site, _) in sorted(ready.items()) if name not in without}
-    refusals += without.values()
-    for refusal in refusals:
-        emit("site-declined", **refusal)
-    for site in sites.values():
-        counts = {"train_examples": site.train_examples, "validation_examples": site.validation_examples}
-        emit("site-prepared", site=site.name, **counts)
-    return Prepared(sites, tuple(_line(refusal) for refusal in refusals), base_bytes)
+
+    def __init__(self, plan: Plan, grid: Grid, emit: EventLog, messenger: Messenger = PLAIN) -> None:
+        self._plan = plan
+        self._grid = grid
+        self._emit = emit
+        self._messenger = messenger
+
+    def ask(self, nodes: Sequence[int], taken: Iterable[str], deadline_s: float) -> Prepared:
+        """Ask ``nodes`` and wait ``deadline_s`` seconds at most; ``taken`` are names that other nodes bear already."""
+        ready: dict[str, tuple[Site, bool]] = {}
+        refusals = []
+        for node, answer in sorted(self._answers(nodes, deadline_s).items()):
+            if isinstance(answer, PrepareReply) and answer.site not in ready and answer.site not in taken:
+                site = Site(answer.site, node, answer.train_examples, answer.validation_examples)
+                ready[site.name] = (site, answer.needs_base)
+            else:
+                refusals.append(_refusal(self._messenger.name(node) or f"node {node}", answer))
+        base_bytes, without = self._distribute([site for site, lacks in ready.values() if lacks], deadline_s)
+        sites = {name: site for name, (site, _) in sorted(ready.items()) if name not in without}
+        refusals += without.values()
+        for refusal in refusals:
+            self._emit("site-declined", **refusal)
+        for site in sites.values():
+            counts = {"train_examples": site.train_examples, "validation_examples": site.validation_examples}
+            self._emit("site-prepared", site=site.name, **counts)
+        return Prepared(sites, tuple(_line(refusal) for refusal in refusals), base_bytes)
+
+    def _answers(self, nodes: Sequence[int], deadline_s: float) -> dict[int, PrepareReply | Declined | RejectedUpdate]:
+        """What each node answers first."""
+        plan = self._plan
+        request = PrepareRequest(
+            run=plan.run,
+            contract=plan.contract,
+            architecture=plan.base.architecture,
+            freeze=plan.job.model.freeze,
+            train=plan.train,
+            strategy=plan.job.strategy,
+        )
+        question = Question(pack(request), PREPARE, "prepare", deadline_s)
+        admit = partial(admit_prepare, run=plan.run, contract=plan.contract.digest)
+        answers: dict[int, PrepareReply | Declined | RejectedUpdate] = {}
+        for arrival in exchange(self._grid, nodes, question, self._messenger):
+            answer = judged(arrival.outcome, partial(admit, site=self._messenger.name(arrival.node)))
+            answers.setdefault(arrival.node, answer)
+        return answers
+
+    def _distribute(self, sites: Sequence[Site], deadline_s: float) -> tuple[int, dict[str, dict[str, str]]]:
+        """Send the base model; bytes of arrays sent, and the refusals of the sites that did not store it."""
+        if not sites:
+            return 0, {}
+        base, weights = self._plan.contract.base, self._plan.base.weights
+        request = BaseRequest(run=self._plan.run, base=base)
+        content = pack(request, dict(zip(keys(range(len(weights))), weights, strict=True)))
+        question = Question(content, BASE, "base", deadline_s)
+        names = {site.node: site.name for site in sites}
+        refusals: dict[str, dict[str, str]] = {}
+        for arrival in exchange(self._grid, sorted(names), question, self._messenger):
+            name = names[arrival.node]
+            answer = judged(arrival.outcome, partial(admit_base, run=request.run, site=name, base=base))
+            if not isinstance(answer, BaseReply):
+                refusals.setdefault(name, _refusal(name, answer))
+        return wire_bytes(content) * len(sites), refusals
 
 
 def capped(sites: Mapping[str, Site], emit: EventLog) -> dict[str, Site]:
@@ -99,45 +149,6 @@ def capped(sites: Mapping[str, Site], emit: EventLog) -> dict[str, Site]:
             text = f"{site.name} declares {site.train_examples} examples, {MOST_BY_MEDIAN} times the median or more"
             emit("warning", text=f"{text}; it counts for {most}")
     return {name: replace(site, train_examples=min(site.train_examples, most)) for name, site in sites.items()}
-
-
-def _ask(plan: Plan, grid: Grid, nodes: Sequence[int]) -> dict[int, PrepareReply | Declined | RejectedUpdate]:
-    """What each node answers first."""
-    request = PrepareRequest(
-        run=plan.run,
-        contract=plan.contract,
-        architecture=plan.base.architecture,
-        freeze=plan.job.model.freeze,
-        train=plan.train,
-        strategy=plan.job.strategy,
-    )
-    question = Question(pack(request), PREPARE, "prepare", _deadline(plan))
-    answers: dict[int, PrepareReply | Declined | RejectedUpdate] = {}
-    for arrival in exchange(grid, nodes, question):
-        answer = judged(arrival.outcome, partial(admit_prepare, run=plan.run, contract=plan.contract.digest))
-        answers.setdefault(arrival.node, answer)
-    return answers
-
-
-def _distribute(plan: Plan, grid: Grid, sites: Sequence[Site]) -> tuple[int, dict[str, dict[str, str]]]:
-    """Send the base model to ``sites``; bytes of arrays sent, and the refusals of those that did not store it."""
-    if not sites:
-        return 0, {}
-    request = BaseRequest(run=plan.run, base=plan.contract.base)
-    content = pack(request, dict(zip(keys(range(len(plan.base.weights))), plan.base.weights, strict=True)))
-    question = Question(content, BASE, "base", _deadline(plan))
-    names = {site.node: site.name for site in sites}
-    refusals: dict[str, dict[str, str]] = {}
-    for arrival in exchange(grid, sorted(names), question):
-        name = names[arrival.node]
-        answer = judged(arrival.outcome, partial(admit_base, run=plan.run, site=name, base=plan.contract.base))
-        if not isinstance(answer, BaseReply):
-            refusals.setdefault(name, _refusal(name, answer))
-    return wire_bytes(content) * len(sites), refusals
-
-
-def _deadline(plan: Plan) -> float:
-    return max(plan.job.participation.deadline_s, LEAST_WAIT_S)
 
 
 def _refusal(who: str, answer: PrepareReply | Declined | RejectedUpdate) -> dict[str, str]:

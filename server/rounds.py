@@ -12,7 +12,7 @@ It cannot tell a deployment from a simulation: it sees a Flower ``Grid``.
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,13 +29,15 @@ from strategies.base import Arrays
 from . import checkpoint
 from .admission import Expected, wire_bytes
 from .aggregate import Memory, make_method
+from .attendance import Attendance
 from .checkpoint import Checkpoint
 from .events import EventLog
 from .exchange import Question, exchange
 from .intake import Bounds, Intake
+from .messenger import PLAIN, Messenger
 from .norms import l2_norm
 from .plan import Plan
-from .prepare import Prepared, Site, await_nodes, capped, prepare
+from .prepare import Site
 from .spool import Spool
 
 ABANDONED_IN_A_ROW = 2  # after so many rounds without enough updates the run stops
@@ -60,18 +62,20 @@ class Rounds:
         grid: Where the sites are.
         folder: Where checkpoints and waiting updates lie.
         emit: Takes the events.
+        messenger: How messages go out and come back.
 
     Raises:
         ConfigurationError: The strategy's name or settings are wrong, or the run began with another model or data.
     """
 
-    def __init__(self, plan: Plan, grid: Grid, folder: RunFolder, emit: EventLog) -> None:
+    def __init__(self, plan: Plan, grid: Grid, folder: RunFolder, emit: EventLog, messenger: Messenger = PLAIN) -> None:
         self._plan = plan
         self._grid = grid
         self._folder = folder
         self._emit = emit
         self._method = make_method(plan.job, plan.contract)
-        self._sites: dict[str, Site] = {}
+        self._messenger = messenger
+        self._attendance = Attendance(plan, grid, emit, messenger)
         self._forgetful: set[int] = set()
         self._traffic = Traffic()
         self.prepare_seconds = 0.0
@@ -121,37 +125,18 @@ class Rounds:
         return state
 
     def _gather(self) -> None:
-        """Prepare all nodes."""
+        """Prepare the sites."""
         start = time.monotonic()
-        at_least = self._plan.job.participation.min_sites
-        nodes = await_nodes(self._grid, len(self._plan.expected) or at_least, at_least)
-        prepared = self._prepare(nodes)
-        self.prepare_seconds = time.monotonic() - start
-        if len(self._sites) < at_least:
-            raise RunFailed(
-                f"expected at least {at_least} sites that can train (participation.min_sites), "
-                f"got {len(self._sites)}; declined: {'; '.join(prepared.refusals)}"
-            )
-
-    def _prepare(self, nodes: Iterable[int]) -> Prepared:
-        prepared = prepare(self._plan, self._grid, sorted(nodes), self._emit, taken=self._sites)
-        self._sites = capped(self._sites | prepared.sites, self._emit)
-        self._traffic.base += prepared.base_bytes
-        return prepared
-
-    def _bring_back(self) -> None:
-        """Sites that lost what they were given are prepared once more."""
-        if self._forgetful:
-            self._sites = {n: s for n, s in self._sites.items() if s.node not in self._forgetful}
-            self._prepare(self._forgetful)
-            self._forgetful = set()
+        try:
+            self._attendance.gather()
+        finally:
+            self.prepare_seconds = time.monotonic() - start
 
     def _next(self, state: Checkpoint) -> Checkpoint:
         """The state after one more round, tried again where it had to be abandoned."""
         number = state.round + 1
         reason = ""
         for attempt in range(ABANDONED_IN_A_ROW):
-            self._bring_back()
             try:
                 return self._round(state, number, attempt)
             except RunFailed as failed:
@@ -166,7 +151,10 @@ class Rounds:
     def _round(self, state: Checkpoint, number: int, attempt: int) -> Checkpoint:
         """One round; raises RunFailed where it has to be abandoned."""
         start = time.monotonic()
-        asked = self._choose(state, number, attempt)
+        sites = self._attendance.next_round(self._forgetful)
+        self._forgetful = set()
+        self._traffic.base += self._attendance.take_base_bytes()
+        asked = self._choose(sites, state, number, attempt)
         self._emit("round-started", round=number, sites=[site.name for site in asked])
         with Spool(self._folder.spool, self._plan.contract.changing_specs) as spool:
             intake = self._ask(state, number, asked, spool)
@@ -182,16 +170,16 @@ class Rounds:
         self._emit("round-finished", **record)
         return advanced
 
-    def _choose(self, state: Checkpoint, number: int, attempt: int) -> list[Site]:
-        """The sites asked in a round, by name."""
-        names, nodes = sorted(self._sites), {site.node: site for site in self._sites.values()}
-        in_order = [self._sites[name].node for name in names]
+    def _choose(self, sites: Mapping[str, Site], state: Checkpoint, number: int, attempt: int) -> list[Site]:
+        """Those of ``sites`` that are asked in a round, by name."""
+        names, nodes = sorted(sites), {site.node: site for site in sites.values()}
+        in_order = [sites[name].node for name in names]
         wanted = self._method.choose(state, in_order, self._grid)
         if wanted is not None:
             return [nodes[node] for node in wanted]
         participation = self._plan.job.participation
         seed = (self._plan.train.seed, number, attempt)
-        return [self._sites[name] for name in sample(names, participation.fraction, participation.min_sites, seed)]
+        return [sites[name] for name in sample(names, participation.fraction, participation.min_sites, seed)]
 
     def _ask(self, state: Checkpoint, number: int, asked: Sequence[Site], spool: Spool) -> Intake:
         """Send the global values to the sites and take their replies until all are in or the deadline has passed."""
@@ -202,7 +190,7 @@ class Rounds:
         collector = self._method.collect(spool, declared, at_once=bounds.known)
         intake = Intake(expected, asked, bounds, collector, self._emit)
         question = self._question(expected, state.params, len(asked))
-        for arrival in exchange(self._grid, [site.node for site in asked], question):
+        for arrival in exchange(self._grid, [site.node for site in asked], question, self._messenger):
             intake.receive(arrival)
         intake.settle()
         self._forgetful = intake.forgetful
@@ -220,7 +208,8 @@ class Rounds:
         content = pack(order, dict(zip(expected.variables, params, strict=True)))
         self._traffic.down += wire_bytes(content) * sites
         self._traffic.requests += sites
-        return Question(content, TRAIN, str(expected.round), self._plan.job.participation.deadline_s)
+        deadline = self._plan.job.participation.deadline_s
+        return Question(content, TRAIN, str(expected.round), deadline, expected.round)
 
     def _combine(self, intake: Intake, state: Checkpoint) -> tuple[Memory, Arrays]:
         """What the admitted updates make of the global values; raises RunFailed where they are too few."""

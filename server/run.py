@@ -6,13 +6,15 @@ Invariants:
   anything is released, and a run's candidate is released at most once.
 - Only a candidate that the gate passed is released, and only in place of the model it was trained from.
 - A finished run returns its result, whoever asks how often.
+- In a federation every message is sealed (``server.messenger``), and a release is brought to the connected sites before
+  the run is finished; what goes wrong there is the sites' affair and changes nothing about the run.
 
 The result, ``fedretrain.result/1``, is a JSON object::
 
     {"format", "run_id", "outcome": "released" | "rejected", "release": id | null, "parent": id | null,
      "rounds": [...], "gate": {...},
      "bytes": {"down", "up", "base", "total", "whole_model_total", "ratio"},
-     "seconds": {"total", "open", "prepare", "rounds", "gate", "release"}}
+     "seconds": {"total", "open", "prepare", "rounds", "gate", "release"}}     release: with its delivery
 
 Bytes are those of arrays as they travelled; ``base`` is what sites without the base model were sent, ``total`` the sum
 of the three, ``whole_model_total`` what the same requests and replies of the rounds would have taken with every
@@ -36,11 +38,14 @@ from fedretrain.runfolder import RunFolder
 from strategies.base import Arrays
 
 from .checkpoint import Checkpoint
+from .deliver import deliver
 from .events import EventLog
+from .federation import Federation
 from .gate import judge
 from .holdouts import holdout_digest, load_holdouts, record_use
 from .keras_file import keras_writer
 from .lineage import lineage_of_import, lineage_of_run
+from .messenger import limit_replies, messenger_of
 from .plan import Plan, make_plan
 from .registry import Registry, Release, ReleaseDraft
 from .rounds import Rounds
@@ -49,21 +54,26 @@ FORMAT = "fedretrain.result/1"
 
 
 def execute(
-    job: Job, grid: Grid, folder: RunFolder, on_event: Callable[[dict[str, Any]], None] | None = None
+    job: Job,
+    grid: Grid,
+    folder: RunFolder,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+    federation: Federation | None = None,
 ) -> dict[str, Any]:
     """Run the job to its end, from wherever an earlier start left it.
 
     Args:
         job: As loaded.
-        grid: Where the sites are.
+        grid: Where the sites are; with a federation one that knows its nodes' keys (``server.guarded``).
         folder: The run's folder; the registry is that of its output folder.
         on_event: Is told every event (``server.events``).
+        federation: Whose members the sites are; None in a simulation, where they are processes of this machine.
 
     Returns:
         The result, see the module docstring; it also stands in the run folder.
 
     Raises:
-        ConfigurationError: Job, model or holdouts are wrong, or the model is not the one in use.
+        ConfigurationError: Job, model, holdouts or federation are wrong, or the model is not the one in use.
         RunFailed: Too few sites, or rounds that could not be completed; the run can be resumed.
         UntrustedRelease: The registry does not verify.
         MachineError: Disk or network failed, or another process works on this run; the run can be resumed.
@@ -73,7 +83,7 @@ def execute(
             return _read_json(folder.result)
         emit = EventLog(folder, on_event)
         try:
-            return _Run(job, grid, folder, emit).finish()
+            return _Run(job, grid, folder, emit, federation).finish()
         except FedretrainError as error:
             with suppress(MachineError):  # where the disk is full there is no room for this line either
                 emit("failed", reason=str(error))
@@ -83,13 +93,17 @@ def execute(
 class _Run:
     """The steps of ``execute``."""
 
-    def __init__(self, job: Job, grid: Grid, folder: RunFolder, emit: EventLog) -> None:
+    def __init__(self, job: Job, grid: Grid, folder: RunFolder, emit: EventLog, federation: Federation | None) -> None:
         self._start = time.monotonic()
         self._folder = folder
         self._emit = emit
-        self._plan = make_plan(job, folder.run_id)
+        self._grid = grid
+        self._federation = federation
+        messenger = messenger_of(federation, grid, folder.run_id)
+        self._plan = make_plan(job, folder.run_id, federation.active() if federation else None)
+        limit_replies(grid, self._plan.contract)
         self._holdouts = [holdout_digest(data) for _, data in load_holdouts(job, self._plan.contract, self._plan.train)]
-        self._rounds = Rounds(self._plan, grid, folder, emit)
+        self._rounds = Rounds(self._plan, grid, folder, emit, messenger)
         self._registry = Registry.open(folder.out)
         self._opened = time.monotonic()
 
@@ -104,6 +118,7 @@ class _Run:
         release = self._publish(candidate, report, state, parent) if report["passed"] else None
         if release is not None:
             self._emit("released", release=release.id)
+            self._deliver()
         else:
             self._emit("rejected", reasons=report["reasons"])
         end = time.monotonic()
@@ -170,6 +185,15 @@ class _Run:
     def _publish(self, candidate: Arrays, report: dict[str, Any], state: Checkpoint, parent: str | None) -> Release:
         draft = self._draft(candidate, report, lineage_of_run(self._plan, state.history, parent))
         return self._registry.publish(draft, expected_parent=parent)
+
+    def _deliver(self) -> None:
+        """Bring the release to the federation's sites; those that it does not reach now get it when they are back."""
+        if self._federation is None:
+            return
+        try:
+            deliver(self._federation, self._grid, self._emit, self._plan.run)
+        except FedretrainError as error:
+            self._emit("warning", text=f"the release could not be brought to all sites: {error}")
 
     def _draft(self, weights: Arrays, report: dict[str, Any], lineage: dict[str, Any]) -> ReleaseDraft:
         base, allowed = self._plan.base, self._plan.job.model.allow_modules

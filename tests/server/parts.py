@@ -14,6 +14,7 @@ from fedretrain.modelfile import BaseModel
 from fedretrain.runfolder import RunFolder
 from server.checkpoint import Checkpoint
 from server.events import EventLog
+from server.messenger import PLAIN, Messenger
 from server.plan import Plan
 from server.rounds import Rounds
 
@@ -50,15 +51,20 @@ class Loop:
         sites: Sequence[NumpySite],
         grid: ScriptedGrid | None = None,
         contract: Contract = CONTRACT,
+        messenger: Messenger = PLAIN,
         **job: Any,
     ) -> None:
         self.plan = make_plan(make_job(out, **job), contract=contract)
+        self.messenger = messenger
         self.grid = grid or ScriptedGrid(sites)
         self.folder = RunFolder.create(out, self.plan.run, self.plan.job)
-        self.events: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []  # without their times
 
     def run(self) -> Checkpoint:
-        return Rounds(self.plan, self.grid, self.folder, EventLog(self.folder, self.events.append)).run()
+        return Rounds(self.plan, self.grid, self.folder, EventLog(self.folder, self._take), self.messenger).run()
+
+    def _take(self, event: dict[str, Any]) -> None:
+        self.events.append({key: value for key, value in event.items() if key != "at"})
 
     def named(self, event: str) -> list[dict[str, Any]]:
         return [e for e in self.events if e["event"] == event]

@@ -1,0 +1,231 @@
+"""Brings the release in use to the sites, and remembers which one each of them has.
+
+Invariants: a site decides itself what it takes, from signed metadata alone; what goes wrong at one site, or on the way
+to it, is written down for that site and stops nothing; a site that has the release is not sent it again.
+
+Each connected site is first sent the registry's metadata (every root version, and the present timestamp, snapshot and
+targets), and answers which release it has. To a site that has the one in use this is all. The others are sent the
+metadata once more and with them the release's identifying files, in one message, read from verified bytes.
+
+``state/installed.json``, format ``fedretrain.installed/1``: a JSON object with ``format`` and, under ``sites``, for
+each site that was ever asked::
+
+    "installed"   id of the newest release it said it has, "" for none
+    "used"        id of the one it said it uses; another than ``installed`` where its operator went back
+    "offered"     id of the release it was last sent, or was to be sent
+    "code"        why it does not have it: a code of ``DeclinedRequest`` or ``RejectedUpdate``, "" where it does
+    "at"          when that was, UTC, ISO 8601
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Final
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from fedretrain import atomic
+from fedretrain.crashpoint import crash_point
+from fedretrain.digest import sha256
+from fedretrain.errors import DeclinedRequest, RejectedUpdate
+from fedretrain.ledger import files_of
+from fedretrain.messages import RELEASE, Declined, ReleaseReply, ReleaseRequest, pack
+from fedretrain.release import IDENTIFYING
+from fedretrain.trust import SignedState, locked, read_bounded, read_signed
+
+from .admission import admit_release, judged
+from .exchange import Question, exchange, transport_errors
+from .federation import Federation
+from .messenger import messenger_of
+from .registry import Registry
+
+ASK_S: Final = 60.0  # how long a site may take to say what it has
+BRING_S: Final = 300.0  # and to receive and verify a release
+FORMAT: Final = "fedretrain.installed/1"
+RUN: Final = "deliver"  # the run that requests name where a delivery is not part of one
+AGAIN_AFTER: Final = {"release-refused": timedelta(hours=1), "policy": timedelta(hours=1), "late": timedelta(minutes=1)}
+AGAIN: Final = timedelta(minutes=10)  # after any other code
+
+Emit = Callable[..., None]
+Answer = ReleaseReply | Declined | RejectedUpdate
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What is known of one site; see the module docstring."""
+
+    installed: str = ""
+    used: str = ""
+    offered: str = ""
+    code: str = ""
+    at: str = ""
+
+
+def installed(federation: Federation) -> dict[str, Installed]:
+    """What is known of each site that was ever asked; a damaged file counts as none, for asking again costs little."""
+    try:
+        entries = json.loads(federation.installed.read_bytes())["sites"]
+        return {name: Installed(**entry) for name, entry in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def behind(federation: Federation, at: datetime | None = None) -> list[str]:
+    """Active members that lack the release in use and were not offered it a short while ago, whether connected or not.
+
+    Args:
+        federation: Whose registry and members.
+        at: The time; default is the clock's.
+
+    Raises:
+        UntrustedRelease: The registry does not verify.
+        ConfigurationError: The roster is damaged.
+    """
+    state = Registry.open(federation.folder).state()
+    incumbent = state.ledger.incumbent if state else None
+    if incumbent is None:
+        return []
+    known, now = installed(federation), at or datetime.now(UTC)
+    members = federation.active()
+    return [name for name in sorted(members) if _due(known.get(name), members[name].admitted, incumbent, now)]
+
+
+def deliver(federation: Federation, grid: Grid, emit: Emit, run: str = RUN) -> dict[str, Installed]:
+    """Bring the release in use to every connected member that lacks it.
+
+    Args:
+        federation: Whose registry and members.
+        grid: Where the sites are.
+        emit: Takes ``delivered`` and ``delivery-failed`` (``server.events``).
+        run: The run's id.
+
+    Returns:
+        What is known of the sites that were asked.
+
+    Raises:
+        UntrustedRelease: The registry does not verify.
+        ConfigurationError: The federation's roster or the coordinator's key cannot be used.
+        MachineError: Disk or network failed; what had arrived is remembered.
+    """
+    registry = Registry.open(federation.folder)
+    state = registry.state()
+    incumbent = state.ledger.incumbent if state else None
+    if state is None or incumbent is None:
+        return {}
+    delivery = _Delivery(federation, grid, emit, run, incumbent)
+    metadata = metadata_files(registry, state)
+    lacking = delivery.bring(delivery.connected(), metadata, ASK_S)
+    if lacking:
+        delivery.bring(lacking, metadata | release_files(registry, state, incumbent), BRING_S, last=True)
+    crash_point("delivered")
+    return delivery.outcome
+
+
+def metadata_files(registry: Registry, state: SignedState) -> dict[str, bytes]:
+    """The metadata that lead from any root version to ``state``, by name in the registry; raises MachineError."""
+    folder = registry.folder / "metadata"
+    with atomic.disk_errors(folder, "read"):
+        roots = {path.name: read_bounded(path) or b"" for path in sorted(folder.glob("*.root.json"))}
+    return {f"metadata/{name}": data for name, data in sorted({**roots, **state.files}.items())}
+
+
+def release_files(registry: Registry, state: SignedState, identity: str) -> dict[str, bytes]:
+    """The identifying files of a release by name in the registry, each verified.
+
+    Raises:
+        UntrustedRelease: A file is not the one that was signed.
+        MachineError: The disk failed.
+    """
+    signed = files_of(state.targets, identity)
+    folder = registry.folder / "releases" / identity
+    read = {name: read_signed(folder / name, signed[name], signed[name].length) for name in IDENTIFYING}
+    return {f"releases/{identity}/{name}": data for name, data in read.items()}
+
+
+class _Delivery:
+    """One delivery: ``outcome`` grows as sites answer, and is on the disk as it grows."""
+
+    def __init__(self, federation: Federation, grid: Grid, emit: Emit, run: str, incumbent: str) -> None:
+        self.outcome: dict[str, Installed] = {}
+        self._federation = federation
+        self._grid = grid
+        self._messenger = messenger_of(federation, grid, run)
+        self._emit = emit
+        self._run = run
+        self._incumbent = incumbent
+        self._before = installed(federation)
+
+    def connected(self) -> list[int]:
+        """The members' nodes."""
+        with transport_errors("ask which sites are connected"):
+            return sorted(self._messenger.online() or {})
+
+    def bring(
+        self, nodes: Sequence[int], files: Mapping[str, bytes], limit_s: float, *, last: bool = False
+    ) -> list[int]:
+        """Send the files; the nodes that answer without having the release in use, unless this was the ``last`` try."""
+        hashes = {name: sha256(data) for name, data in files.items()}
+        request = ReleaseRequest(run=self._run, incumbent=self._incumbent, files=hashes)
+        content = pack(request, {name: np.frombuffer(data, np.uint8) for name, data in files.items()})
+        names = self._messenger.names(nodes)
+        lacking = []
+        for arrival in exchange(self._grid, nodes, Question(content, RELEASE, RUN, limit_s), self._messenger):
+            name = names[arrival.node]
+            answer = judged(arrival.outcome, partial(admit_release, run=self._run, site=name))
+            if isinstance(answer, ReleaseReply) and answer.installed != self._incumbent and not last:
+                lacking.append(arrival.node)
+            else:
+                self._settle(name, answer)
+        return sorted(lacking)
+
+    def _settle(self, site: str, answer: Answer) -> None:
+        """Remember what a site answered, and tell it where it is news."""
+        code, detail = _trouble(answer, self._incumbent)
+        before = self._before.get(site, Installed())
+        entry = replace(before, offered=self._incumbent, code=code, at=_utc())
+        if isinstance(answer, ReleaseReply):
+            entry = replace(entry, installed=answer.installed, used=answer.used)
+        self.outcome[site] = entry
+        _remember(self._federation, site, entry)
+        if code:
+            self._emit("delivery-failed", site=site, release=self._incumbent, code=code, detail=detail)
+        elif before.installed != self._incumbent:
+            self._emit("delivered", site=site, release=self._incumbent)
+
+
+def _trouble(answer: Answer, incumbent: str) -> tuple[str, str]:
+    """Code and detail of an answer that does not say that the release in use is installed; both empty where it does."""
+    if isinstance(answer, RejectedUpdate):
+        return answer.code, answer.detail
+    if isinstance(answer, Declined):
+        return answer.code, str(DeclinedRequest(answer.code, answer.where, answer.expected))
+    if answer.installed != incumbent:
+        return "release-refused", f"has {answer.installed[:16] or 'none'} after it was sent {incumbent[:16]}"
+    return "", ""
+
+
+def _due(entry: Installed | None, admitted: str, incumbent: str, now: datetime) -> bool:
+    try:
+        if entry is None or entry.offered != incumbent or _time(entry.at) < _time(admitted):
+            return True  # what was known before it was admitted is another machine's
+        return bool(entry.code) and now >= _time(entry.at) + AGAIN_AFTER.get(entry.code, AGAIN)
+    except ValueError:
+        return True
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _remember(federation: Federation, site: str, entry: Installed) -> None:
+    with locked(federation.state / ".installed.lock"):
+        known = {**installed(federation), site: entry}
+        value = {"format": FORMAT, "sites": {name: asdict(known[name]) for name in sorted(known)}}
+        atomic.write_json(federation.installed, value)
+
+
+def _utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
