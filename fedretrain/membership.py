@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import atomic
-from .digest import canonical_json
+from .digest import canonical_json, json_digest
 from .errors import ConfigurationError
 from .job import Name
 
 _CONTEXT = b"fedretrain.request/1\n"
+_LIMIT = 2**20  # bytes of a file; no request or kit comes near
 
 Ed25519Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="a raw Ed25519 public key in hexadecimal")]
 FileT = TypeVar("FileT", bound="_File")
@@ -42,12 +43,17 @@ class JoinRequest(_File):
     name: Name
     node_key: str = Field(max_length=1024)
     signing_key: Ed25519Hex
-    software: str = Field(max_length=64)
+    software: str = Field(pattern=r"^[ -~]{0,64}$", description="printed on the server operator's terminal")
     proof: str = Field("", pattern=r"^([0-9a-f]{128})?$")
 
     def proven(self, key: Ed25519PrivateKey) -> "JoinRequest":
         """The request with its proof."""
         return self.model_copy(update={"proof": key.sign(self._signed()).hex()})
+
+    @property
+    def fingerprint(self) -> str:
+        """What two people compare by voice; see ``fingerprint``."""
+        return fingerprint(self.name, self.node_key, self.signing_key)
 
     def verify(self, where: str) -> None:
         """Check the keys and the proof; raises ConfigurationError naming ``where``."""
@@ -94,7 +100,8 @@ def read(path: Path, kind: type[FileT]) -> FileT:
     """
     what = "kit" if kind is Kit else "request"
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_LIMIT)
     except OSError as error:
         raise ConfigurationError(f"{path}: expected a site's {what}: {error.strerror or error}") from None
     try:
@@ -105,6 +112,12 @@ def read(path: Path, kind: type[FileT]) -> FileT:
         raise ConfigurationError(
             f"{path}: not a {what} of this version ({place}: {first['msg']}); get it again from its sender"
         ) from None
+
+
+def fingerprint(name: str, node_key: str, signing_key: str) -> str:
+    """A short name of a site with its keys, the same at the site and at the server: 128 bits, to be read out loud."""
+    digest = json_digest({"name": name, "node_key": " ".join(node_key.split()[:2]), "signing_key": signing_key})
+    return " ".join(digest[i : i + 4] for i in range(0, 32, 4))
 
 
 def public_key(text: str) -> Ed25519PublicKey:

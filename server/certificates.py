@@ -1,8 +1,8 @@
 """X.509 certificates of a federation: an authority of its own, and the servers it vouches for (RFC 5280).
 
 Invariants: keys are ECDSA P-256, which every TLS stack takes; the authority can vouch for servers but for no further
-authority; a server's certificate is good for TLS servers alone and names every host it is reached by. A renewed
-certificate has a new key and the same authority, so that whoever trusts the authority notices nothing.
+authority; a server's certificate is good for TLS servers alone and names every host it is reached by. Whoever trusts
+the authority notices nothing when a certificate is renewed.
 """
 
 import ipaddress
@@ -24,26 +24,34 @@ BACKDATED: Final = timedelta(hours=24)  # for machines whose clock is behind
 Key = ec.EllipticCurvePrivateKey
 
 
-def new_authority(name: str, now: datetime) -> tuple[Key, x509.Certificate]:
-    """The authority of the federation ``name``: its key and its self-signed certificate, valid for ten years."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def new_key() -> Key:
+    """A private key for an authority or a server."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def authority_certificate(name: str, key: Key, now: datetime) -> x509.Certificate:
+    """The self-signed certificate of the authority of the federation ``name``, valid for ten years."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name[:46]} federation")])
-    usage = _usage(key_cert_sign=True, crl_sign=True)
     builder = (
-        _builder(subject, subject, key, now, AUTHORITY_LIFETIME)
+        _builder(subject, subject, key.public_key(), now, AUTHORITY_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
     )
-    return key, builder.sign(key, hashes.SHA256())
+    return builder.sign(key, hashes.SHA256())
 
 
-def new_server(
-    names: Iterable[str], authority: x509.Certificate, authority_key: Key, now: datetime
-) -> tuple[Key, x509.Certificate]:
-    """A TLS server's key and certificate, valid for a year, or as long as its authority.
+def server_certificate(
+    names: Iterable[str],
+    key: ec.EllipticCurvePublicKey,
+    authority: x509.Certificate,
+    authority_key: Key,
+    now: datetime,
+) -> x509.Certificate:
+    """A TLS server's certificate, valid for a year, or as long as its authority.
 
     Args:
         names: Host names and IP addresses it is reached by.
+        key: The server's.
         authority: Issuer.
         authority_key: The issuer's key.
         now: Start of its life.
@@ -51,7 +59,6 @@ def new_server(
     Raises:
         ConfigurationError: A name that cannot stand in a certificate, or none.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
     alternatives = [_general_name(name) for name in dict.fromkeys(names)]
     if not alternatives:
         raise ConfigurationError("a server's certificate: expected at least one host name or IP address")
@@ -66,7 +73,7 @@ def new_server(
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False)
     )
-    return key, builder.sign(authority_key, hashes.SHA256())
+    return builder.sign(authority_key, hashes.SHA256())
 
 
 def pem(certificate: x509.Certificate) -> bytes:
@@ -126,16 +133,16 @@ def _usage(*, digital_signature: bool = False, key_cert_sign: bool = False, crl_
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: Key, now: datetime, life: timedelta
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, life: timedelta
 ) -> x509.CertificateBuilder:
     start = now.astimezone(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(start - BACKDATED)
         .not_valid_after(start + life)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )

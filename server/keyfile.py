@@ -1,7 +1,8 @@
 """Private keys as files: PKCS#8 PEM, readable by their owner alone, encrypted where there is a passphrase.
 
 Invariants: a key that others can read is not used; a passphrase comes from the file that FEDRETRAIN_PASSPHRASE_FILE
-names and never from a command line or the environment itself; no error repeats it.
+names, or from a person who was asked (``use_passphrase``), and never from a command line or the environment itself; no
+error repeats it.
 """
 
 import os
@@ -26,10 +27,18 @@ ENCRYPTED: Final = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 LIMIT: Final = 1023  # bytes; the most OpenSSL takes
 
 
+_given: dict[str, bytes] = {}  # what a person typed; for this process only
+
+
+def use_passphrase(secret: bytes) -> None:
+    """Let this process use ``secret`` for every key, whatever the environment names."""
+    _given[VARIABLE] = _checked(secret, "the passphrase")
+
+
 def passphrase() -> bytes | None:
-    """The passphrase of the keys; None where FEDRETRAIN_PASSPHRASE_FILE names no file. Raises ConfigurationError."""
+    """The passphrase of the keys; None where nothing gives one. Raises ConfigurationError as ``read_passphrase``."""
     name = os.environ.get(VARIABLE)
-    return read_passphrase(Path(name)) if name else None
+    return _given.get(VARIABLE) or (read_passphrase(Path(name)) if name else None)
 
 
 def read_passphrase(path: Path) -> bytes:
@@ -41,9 +50,13 @@ def read_passphrase(path: Path) -> bytes:
             line = file.readline(LIMIT + 3).rstrip(b"\r\n")
     except OSError as error:
         raise ConfigurationError(f"{path}: expected a file with the passphrase: {error.strerror or error}") from None
-    if not 0 < len(line) <= LIMIT:
-        raise ConfigurationError(f"{path}: expected a passphrase of 1 to {LIMIT} bytes in the first line")
-    return line
+    return _checked(line, str(path))
+
+
+def _checked(secret: bytes, where: str) -> bytes:
+    if not 0 < len(secret) <= LIMIT:
+        raise ConfigurationError(f"{where}: expected 1 to {LIMIT} bytes in the first line, got {len(secret)}")
+    return secret
 
 
 def write_key(path: Path, key: PrivateKeyTypes, secret: bytes | None = None) -> None:

@@ -27,10 +27,11 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]  # public, t
     CryptoSigner,
     SSlibKey,
 )
-from tuf.api.metadata import Root  # type: ignore[attr-defined]  # public, though not in an __all__
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root  # type: ignore[attr-defined]  # public, though not in an __all__
 
 from fedretrain import atomic
-from fedretrain.errors import ConfigurationError
+from fedretrain.errors import ConfigurationError, UntrustedRelease
 
 from .keyfile import passphrase, read_key, write_key
 
@@ -62,6 +63,16 @@ class KeyStore:
                 write_key(self._place(role) / _file_name(role, signer.public_key.keyid), key, secret)
         return made
 
+    def root(self) -> tuple[bytes, Root]:
+        """The root metadata to hand out, as bytes and read; raises UntrustedRelease where they cannot be read."""
+        try:
+            data = self.anchor.read_bytes()
+            return data, Metadata[Root].from_bytes(data).signed
+        except OSError as error:
+            raise UntrustedRelease(f"{self.anchor}: {error.strerror or error}; restore it from a backup") from None
+        except RepositoryError as error:
+            raise UntrustedRelease(f"{self.anchor}: not readable as root metadata: {error.__cause__}") from None
+
     def signers(self, root: Root, roles: Iterable[str]) -> Signers:
         """The key of each role that ``root`` names; of the root, as many as its threshold asks for.
 
@@ -69,6 +80,11 @@ class KeyStore:
             ConfigurationError: It is not here, readable by others, or not the key that ``root`` names.
         """
         return {role: self._signers(root, role) for role in roles}
+
+    def present(self, root: Root, role: str) -> bool:
+        """Whether as many of the role's keys as its threshold asks for lie here, usable or not."""
+        found = [keyid for keyid in root.roles[role].keyids if self._find(role, keyid).is_file()]
+        return len(found) >= root.roles[role].threshold
 
     def available(self, root: Root, roles: Iterable[str]) -> Signers:
         """Those of ``signers`` that are here; a role whose key is lost or unusable is left out."""

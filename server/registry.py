@@ -27,8 +27,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root  # type: ignore[attr-defined]  # public, not in an __all__
+from tuf.api.metadata import Root  # type: ignore[attr-defined]  # public, not in an __all__
 
 from fedretrain import atomic
 from fedretrain.crashpoint import crash_point
@@ -86,15 +85,12 @@ class Registry:
         self._check_access()
         return self._pointer.exists() or (self.memory is not None and (self.memory / self._pointer.name).exists())
 
-    def prepare(self, root_keys: int = 1, threshold: int = 1) -> bytes:
+    def prepare(self, root_keys: int = 1, threshold: int = 1) -> None:
         """Make the keys and the first root before anything is released, so that it can be handed out.
 
         Args:
             root_keys: How many keys the root role has.
             threshold: How many of them it takes to replace keys.
-
-        Returns:
-            The root metadata in force, older ones where there were any.
 
         Raises:
             ConfigurationError: The threshold cannot be reached.
@@ -108,11 +104,13 @@ class Registry:
                 data = first_root(self.keys.generate(ROLES, root_keys), self._now(), threshold)
                 atomic.write_bytes(self._metadata / "1.root.json", data)
                 atomic.write_bytes(self.keys.anchor, data)
-            return self._own_root()[0]
 
-    def root(self) -> Root:
-        """The root metadata of ``keys``; raises UntrustedRelease where they are missing or damaged."""
-        return self._own_root()[1]
+    def expiries(self) -> dict[str, datetime]:
+        """When each role's metadata expire, or did; before the first release the root's alone. Raises as ``state``."""
+        if not self.exists:
+            return {"root": self.keys.root()[1].expires}
+        state = self._trust().state(ANY_TIME, remembered=self.memory is not None)
+        return {part.type: part.expires for part in (state.root, state.targets, state.snapshot, state.timestamp)}
 
     def state(self) -> SignedState | None:
         """The verified metadata, None before the first release; raises UntrustedRelease or MachineError."""
@@ -230,9 +228,9 @@ class Registry:
             MachineError: The disk failed.
         """
         with self._writing(expired_root=True) as state:
-            root = state.root if state else self.root()
+            root = state.root if state else self.keys.root()[1]
             self._replace_root(root, next_root(root, self.keys.signers(root, ["root"]), {}, self._now()))
-            return self.root().expires
+            return self.keys.root()[1].expires
 
     def rotate(self, *, with_root: bool = False, accept_older: bool = False) -> SignedState:
         """Replace the online keys, through a new root version that the present root key signs.
@@ -258,7 +256,7 @@ class Registry:
             change = self._unchanged(state, Statement(action="rotate", at=utc(self._now())))
             write_version(self._metadata, state, change, [old, new], self._now())
             self._replace_root(state.root, next_root(state.root, old, new, self._now()))
-            self.keys.remove_unused(self.root())
+            self.keys.remove_unused(self.keys.root()[1])
             return self._record()
 
     def releases(self) -> tuple[Listed, ...]:
@@ -312,15 +310,6 @@ class Registry:
                 f"its owner made public: --anchor {keys.parent / 'public' / 'root.json'}"
             )
 
-    def _own_root(self) -> tuple[bytes, Root]:
-        try:
-            data = self.keys.anchor.read_bytes()
-            return data, Metadata[Root].from_bytes(data).signed
-        except OSError as error:
-            raise UntrustedRelease(f"{self.keys.anchor}: {error.strerror or error}; restore it") from None
-        except RepositoryError as error:
-            raise UntrustedRelease(f"{self.keys.anchor}: not readable as root metadata: {error.__cause__}") from None
-
     def _replace_root(self, before: Root, data: bytes) -> None:
         atomic.write_bytes(self._metadata / f"{before.version + 1}.root.json", data)
         atomic.write_bytes(self.keys.anchor, data)
@@ -359,7 +348,7 @@ class Registry:
             return self.keys.signers(state.root, ONLINE)
         if not self.keys.anchor.is_file():
             atomic.write_bytes(self.keys.anchor, first_root(self.keys.generate(ROLES), self._now()))
-        data, root = self._own_root()
+        data, root = self.keys.root()
         atomic.write_bytes(self._metadata / f"{root.version}.root.json", data)
         return self.keys.signers(root, ONLINE)
 
