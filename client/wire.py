@@ -14,7 +14,7 @@ again gets the one answer, which is made once.
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import grpc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,6 +27,7 @@ FORMAT = "fedretrain.wire/1"
 PIECE_BYTES = 1024 * 1024
 LARGEST_BYTES = 2**31 - 1  # what one protobuf message can hold
 SOCKET_PATH_BYTES = 107  # the system's limit
+HeaderT = TypeVar("HeaderT", bound="_Header")
 _CHANNEL = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -80,8 +81,7 @@ def pieces(header: Question | Answer, content: bytes) -> Iterator[bytes]:
 
 def question(stream: Iterable[bytes]) -> tuple[Question, bytes]:
     """Read a question; raises MachineError where it is not as the module says."""
-    header, content = _read(stream, Question)
-    return Question.model_validate(header.model_dump()), content
+    return _read(stream, Question)
 
 
 def ask(socket: Path, header: Question, content: bytes, timeout_s: float) -> bytes:
@@ -112,7 +112,7 @@ def socket_path(path: Path) -> str:
     return str(path)
 
 
-def _read(stream: Iterable[bytes], kind: type[_Header]) -> tuple[_Header, bytes]:
+def _read(stream: Iterable[bytes], kind: type[HeaderT]) -> tuple[HeaderT, bytes]:
     received = iter(stream)
     try:
         header = kind.model_validate(json.loads(next(received, b"")[:PIECE_BYTES]))

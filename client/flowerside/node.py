@@ -35,6 +35,7 @@ from flwr.supernode.nodestate import NodeStateFactory
 from fedretrain.errors import MachineError
 
 from . import BACKOFF, SHORTEST_PAUSE_S
+from .state import State
 
 log = logging.getLogger(__name__)
 
