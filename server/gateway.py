@@ -136,6 +136,7 @@ def _configuration(app: Gateway) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=PatientProtocol,
+        interface="asgi3",
         ws="none",
         lifespan="off",
         access_log=False,
