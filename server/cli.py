@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import cli_operations
+from . import cli_operations, cli_provision
 from .answers import DEFAULT_FOLDER, Json, answers, say
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ app = typer.Typer(
 releases = typer.Typer(help="Releases: see, verify and go back.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(releases, name="releases")
 
+cli_provision.register(app)
 cli_operations.register(app)
 
 Folder = Annotated[

@@ -132,7 +132,7 @@ def stop(run: RunArgument, folder: Folder = DEFAULT_FOLDER, as_json: Json = Fals
         from .federation import Federation
 
         federation = Federation.open(folder)
-        found = operations.stop(federation, operations.find(federation, run))
+        found = operations.stop(operations.find(federation, run))
         say(as_json, *operations.asked(federation, found, "asked to stop"))
 
 
@@ -143,7 +143,7 @@ def resume(run: RunArgument, follow: Follow = False, folder: Folder = DEFAULT_FO
         from .federation import Federation
 
         federation = Federation.open(folder)
-        found = operations.resume(federation, operations.find(federation, run))
+        found = operations.resume(operations.find(federation, run))
         if follow:
             _follow(folder, found.run_id, as_json)
         say(as_json, *operations.asked(federation, found, "asked to go on with"))

@@ -70,6 +70,7 @@ class Step(StrEnum):
     NOTHING = "nothing"
     START = "start"
     STOP = "stop"
+    WAIT = "wait"
     GIVEN_UP = "given up"
 
 
@@ -110,6 +111,8 @@ def progress(folder: RunFolder) -> int:
 def next_step(folder: RunFolder, now: float) -> Step:
     """What is to be done about a run; its starts are up to date, and nobody holds its lock.
 
+    NOTHING stays until the run or its wish changes; WAIT is a pause before another start.
+
     Args:
         folder: The run's.
         now: Unix seconds.
@@ -125,13 +128,21 @@ def next_step(folder: RunFolder, now: float) -> Step:
         return Step.NOTHING
     if wish.state == "stop":
         return Step.STOP if going_on else Step.NOTHING
-    if going_on or is_final(failure(folder), last):
+    if going_on:
+        return Step.WAIT
+    return _another(folder, wish, starts, now)
+
+
+def _another(folder: RunFolder, wish: Desired, starts: tuple[Start, ...], now: float) -> Step:
+    """Whether to start a run that is wanted and not going on."""
+    last = starts[-1] if starts else None
+    if is_final(failure(folder), last):
         return Step.NOTHING
     vain = fruitless(starts, wish, progress(folder))
     if vain >= FRUITLESS:
         return Step.GIVEN_UP
-    if last is not None and last.ended is not None and vain and now < _unix(last.ended) + _pause(vain):
-        return Step.NOTHING
+    if last is not None and last.ended is not None and vain and now < unix(last.ended) + _pause(vain):
+        return Step.WAIT
     return Step.START
 
 
@@ -162,7 +173,8 @@ def _pause(vain: int) -> float:
     return float(min(LAST_PAUSE_S, FIRST_PAUSE_S * 2 ** (vain - 1)))
 
 
-def _unix(text: str) -> float:
+def unix(text: str) -> float:
+    """The Unix seconds of a time in the files."""
     return datetime.fromisoformat(text).timestamp()
 
 
