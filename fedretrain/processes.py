@@ -84,6 +84,14 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return kept | QUIET_FLOWER | {"PYTHONUNBUFFERED": "1"} | extra
 
 
+def flower_home(folder: Path, **extra: str) -> None:
+    """Have Flower in this process keep its things in ``folder``, with ``QUIET_FLOWER`` and ``extra`` on top.
+
+    To be called before anything of Flower is imported, which reads its environment once.
+    """
+    os.environ.update(QUIET_FLOWER, FLWR_HOME=str(folder), **extra)
+
+
 def module_command(module: str, *arguments: str | Path) -> list[str]:
     """Command line that runs an installed module, whatever lies in the working directory."""
     return [sys.executable, "-P", "-m", module, *map(str, arguments)]

@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING
 
 from fedretrain import atomic
 from fedretrain.errors import FedretrainError, MachineError
-from fedretrain.processes import Child, clean_environment, die_with_parent, how_it_ended, module_command, stop_on_signal
+from fedretrain.processes import (
+    Child,
+    clean_environment,
+    die_with_parent,
+    flower_home,
+    how_it_ended,
+    module_command,
+    stop_on_signal,
+)
 
 from .federation import Federation
 from .superlink import superlink_address
@@ -158,9 +166,7 @@ def main() -> None:
         atomic.make_folder(federation.log, mode=0o700)
     except FedretrainError as error:
         raise SystemExit(str(error)) from None
-    from .flowerside import use_home
-
-    use_home(federation.flower_home)
+    flower_home(federation.flower_home)
     executor, stop = Executor(federation), threading.Event()
     with stop_on_signal(stop):
         try:

@@ -11,7 +11,6 @@ Taken for granted of Flower 1.41: Control and Runtime API are protobuf over HTTP
 kept as PEM; replies are trees of objects named by their SHA-256 (``server.guarded``), a message's own object on top.
 """
 
-import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +24,6 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedretrain.errors import ConfigurationError, MachineError
-from fedretrain.processes import QUIET_FLOWER
 
 if TYPE_CHECKING:
     from flwr.superlink.grid import HttpGrid
@@ -366,12 +364,6 @@ def inflate(root: str, contents: dict[str, bytes]) -> Message:
         raise TypeError("expected a message")
     message.metadata.__dict__["_message_id"] = root
     return message
-
-
-def use_home(folder: os.PathLike[str]) -> None:
-    """Have Flower keep its things in ``folder`` and ask nobody anything; call it before Flower is imported."""
-    os.environ.update(QUIET_FLOWER, FLWR_HOME=os.fspath(folder))
-    os.environ.setdefault("FLWR_LOG_LEVEL", "WARNING")
 
 
 @contextmanager

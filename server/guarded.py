@@ -40,7 +40,7 @@ PAUSE_S = 0.05  # between two questions for what is not there yet
 TRIES = 4  # how often an object is asked for before the whole reply waits
 LONGEST_PAUSE_S = 1.0
 PART = 0.02  # of the time a reply is out, by which the next question may be later
-AT_ONCE = 4  # objects fetched side by side
+AT_ONCE = 2  # objects fetched side by side; more is no faster, the SuperLink is one process
 
 _CHILDREN = {
     "Message": {"RecordDict"},

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from fedretrain.errors import FedretrainError
-from fedretrain.processes import die_with_parent
+from fedretrain.processes import die_with_parent, flower_home
 
 from .federation import Federation
 from .superlink import superlink_address
@@ -31,9 +31,9 @@ def main() -> None:
         raise SystemExit(str(error)) from None
     if not token:
         raise SystemExit("expected a task's token on the standard input; this is started by server.executor alone")
-    from .flowerside import run_serverapp, use_home
+    flower_home(federation.flower_home)
+    from .flowerside import run_serverapp
 
-    use_home(federation.flower_home)
     run_serverapp(address, ca, token)
 
 

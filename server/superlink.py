@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fedretrain import atomic
 from fedretrain.errors import FedretrainError, MachineError
-from fedretrain.processes import die_with_parent
+from fedretrain.processes import die_with_parent, flower_home
 
 from .federation import Federation
 
@@ -81,11 +81,11 @@ def main() -> None:
         port = choose_port(federation.superlink_port)
     except FedretrainError as error:
         raise SystemExit(str(error)) from None
-    from .flowerside import run_superlink, use_home
-
     os.umask(0o077)
     os.chdir(federation.state)
-    use_home(federation.flower_home)
+    flower_home(federation.flower_home, FLWR_LOG_LEVEL=os.environ.get("FLWR_LOG_LEVEL", "WARNING"))
+    from .flowerside import run_superlink
+
     run_superlink(arguments(federation, port))
 
 
