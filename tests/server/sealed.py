@@ -62,6 +62,8 @@ class Hospitals(ScriptedGrid):
         super().__init__(sites)
         self.offline: set[str] = set()
         self.federation = Federation(folder, Settings(name="clinics", address="server.example:8443"))
+        folder.mkdir(parents=True, exist_ok=True)
+        self.federation.config.write_text('name = "clinics"\naddress = "server.example:8443"\n')
         for made in (self.federation.keys, self.federation.state):
             made.mkdir(parents=True, exist_ok=True)
         self.coordinator = Ed25519PrivateKey.generate()
