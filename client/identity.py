@@ -131,10 +131,8 @@ def _check_contents(kit: Kit, path: Path) -> None:
     try:
         load_pem_x509_certificates(kit.ca.encode())
         root = Metadata[Root].from_bytes(kit.root.encode())
-        if root.signed.type != Root.type:
-            raise ValueError("not the root's")
         root.signed.verify_delegate(Root.type, root.signed_bytes, root.signatures)
-    except (ValueError, RepositoryError):
+    except (ValueError, RepositoryError, AttributeError):  # metadata of another role verify no delegate
         raise ConfigurationError(
             f"{path}: damaged: its certificate authority or root metadata cannot be read; get it again from its sender"
         ) from None

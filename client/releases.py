@@ -20,6 +20,7 @@ A site's own serving code reads the release in use like this; its content is ver
     model = load_model(Home.at())         # the same as a Keras model, uncompiled
 """
 
+import getpass
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from fedretrain import atomic
 from fedretrain.errors import ConfigurationError, MachineError, UntrustedRelease
 from fedretrain.release import Release
 
+from . import record
 from .home import Home
 from .installer import Installer, build
 from .shelf import Current, Shelf
@@ -65,10 +67,7 @@ def load_model(home: Home, allow_modules: Sequence[str] = ()) -> "keras.Model":
         UntrustedRelease: As ``current``.
         MachineError: The disk failed.
     """
-    release = current(home)
-    if release is None:
-        raise ConfigurationError(f"{home.releases}: no release has arrived here yet")
-    return build(release, allow_modules)
+    return build(_in_use(home), allow_modules)
 
 
 def use(home: Home, identity: str) -> Release:
@@ -91,6 +90,7 @@ def use(home: Home, identity: str) -> Release:
         release = shelf.open(chosen)
         pointer = pointer or Current(installed=chosen, used=chosen)
         shelf.write(pointer.using(chosen, pinned=identity != LATEST))
+        _record(home, release)
         return release
 
 
@@ -103,7 +103,27 @@ def back(home: Home) -> Release:
             raise ConfigurationError(f"{home.releases}: no other release was in use here before")
         release = shelf.open(pointer.before[-1])
         shelf.write(pointer.model_copy(update={"used": release.id, "before": pointer.before[:-1], "pinned": True}))
+        _record(home, release)
         return release
+
+
+def find(home: Home, identity: str | None = None) -> Release:
+    """A release that is here, verified; without an id, the one in use. Raises as ``use``."""
+    if identity is not None:
+        shelf = Shelf(home)
+        return shelf.open(shelf.resolve(identity))
+    return _in_use(home)
+
+
+def allowed_modules(home: Home) -> tuple[str, ...]:
+    """The modules whose layer classes this site allows, by its ``site.toml``; none where there is no such file.
+
+    Raises:
+        ConfigurationError: ``site.toml`` has a mistake.
+    """
+    from .sitefile import load_site
+
+    return load_site(home.site).trainer.allow_modules if home.site.is_file() else ()
 
 
 def remove(home: Home, identity: str) -> str:
@@ -123,6 +143,19 @@ def remove(home: Home, identity: str) -> str:
             shelf.write(pointer.model_copy(update={"before": kept}))
         shelf.remove(chosen)
     return chosen
+
+
+def _record(home: Home, release: Release) -> None:
+    """Say in the site's record who chose a release."""
+    atomic.make_folder(home.log)
+    record.append(home.record, "chosen", release=release.id, run=release.lineage["run"], by=getpass.getuser())
+
+
+def _in_use(home: Home) -> Release:
+    release = current(home)
+    if release is None:
+        raise ConfigurationError(f"{home.releases}: no release has arrived here yet")
+    return release
 
 
 def _readable(shelf: Shelf) -> Current | None:
@@ -153,9 +186,7 @@ def export(home: Home, file: Path, allow_modules: Sequence[str] = ()) -> Release
     """
     if file.suffix != ".keras":
         raise ConfigurationError(f"{file}: expected a file name that ends in .keras")
-    release = current(home)
-    if release is None:
-        raise ConfigurationError(f"{home.releases}: no release has arrived here yet")
+    release = _in_use(home)
     model = build(release, allow_modules)
     with atomic.replacing(file) as temporary:
         named = temporary.with_suffix(".keras")  # Keras writes to no other suffix

@@ -15,8 +15,9 @@ Format ``fedretrain.current/1`` of the pointer, canonical JSON::
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,6 +28,9 @@ from fedretrain.release import RELEASE_ID, Release, load_release
 from fedretrain.trust import locked
 
 from .home import Home
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import Targets  # type: ignore[attr-defined]  # public, though not in an __all__
 
 _MEND = "the server sends the release again when it next asks; 'fedretrain client release back' uses the one before"
 _REMEMBERED = 20  # releases in ``before``
@@ -144,18 +148,29 @@ class Shelf:
         Raises:
             UntrustedRelease: The memory of it is damaged.
         """
-        from tuf.api.exceptions import RepositoryError
-        from tuf.api.metadata import Metadata, Targets  # type: ignore[attr-defined]  # public, though not in an __all__
+        targets = self._targets()
+        return None if targets is None else read_ledger(targets, str(self._memory_file))
 
-        file = self.memory / "targets.json"
-        if not file.is_file():
+    def valid_until(self) -> datetime | None:
+        """Until when that statement is valid, UTC; None before the first one. Raises as ``ledger``."""
+        targets = self._targets()
+        return None if targets is None else targets.expires
+
+    @property
+    def _memory_file(self) -> Path:
+        return self.memory / "targets.json"
+
+    def _targets(self) -> "Targets | None":
+        from tuf.api.exceptions import RepositoryError
+        from tuf.api.metadata import Metadata
+
+        if not self._memory_file.is_file():
             return None
         try:
-            with atomic.disk_errors(file, "read"):
-                targets = Metadata[Targets].from_bytes(file.read_bytes()).signed
+            with atomic.disk_errors(self._memory_file, "read"):
+                return Metadata["Targets"].from_bytes(self._memory_file.read_bytes()).signed
         except RepositoryError as error:
-            raise UntrustedRelease(f"{file}: damaged: {error}") from None
-        return read_ledger(targets, str(file))
+            raise UntrustedRelease(f"{self._memory_file}: damaged: {error}") from None
 
 
 def _read(path: Path, most: int) -> bytes:

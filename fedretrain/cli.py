@@ -44,6 +44,7 @@ class Mount:
 MOUNTS = {
     "simulate": Mount("simulations.cli", "Run a job, or the built-in demo, on this machine."),
     "server": Mount("server.cli", "Operate the aggregation server."),
+    "client": Mount("client.cli", "Take part as a site."),
 }
 EXTRAS = {"sklearn": "simulation", "ray": "simulation"}
 """Packages that only an extra installs, by the name they are imported under."""

@@ -1,0 +1,172 @@
+"""Reads the site's data and tries a step of training, in a process of its own: ``python -m client.doctor_trial``.
+
+A process of its own, because data may be larger than memory and training may end a process in ways Python cannot
+report. Prints a finding per line as JSON. Invariants: nothing is sent, nothing is stored, and no value of the data is
+in a finding; what is tried is the job that was prepared last, or else a small model of our own on random numbers.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedretrain.errors import DataMismatch, FedretrainError
+
+from .doctor_finding import Finding, problem
+from .home import Home
+from .sitefile import SiteFile, load_site, reader
+
+if TYPE_CHECKING:
+    from fedretrain.dataset import Dataset
+    from fedretrain.messages import PrepareRequest
+
+_DEFAULT_BACKEND = "client.trainer:Trainer"
+_EXAMPLES = 256  # the most a step is tried with
+
+
+def findings(home: Home, *, step: bool) -> Iterator[Finding]:
+    """What there is to say about data and training; raises ConfigurationError where ``site.toml`` is wrong."""
+    site = load_site(home.site)
+    job = last_job(home)
+    if job is None:
+        yield _data_without_job(home, site)
+        if step:
+            yield _probe(home, site)
+        return
+    data, finding = read_data(home, site, job)
+    yield finding
+    if step and data is not None:
+        yield _step(home, site, job, data)
+
+
+def last_job(home: Home) -> "PrepareRequest | None":
+    """What the server asked for last, None where it has not asked yet."""
+    from pydantic import ValidationError
+
+    from fedretrain.messages import PrepareRequest
+
+    def age(file: Path) -> int:
+        return file.stat().st_mtime_ns
+
+    for file in sorted((home.store / "runs").glob("*.json"), key=age, reverse=True):
+        try:
+            return PrepareRequest.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError):
+            continue
+    return None
+
+
+def read_data(home: Home, site: SiteFile, job: "PrepareRequest") -> "tuple[Dataset | None, Finding]":
+    """The site's data as the job's contract names them, or None, and what there is to say about them."""
+    from fedretrain.dataset import as_arrays, check_dataset
+
+    try:
+        data = reader(site, home.root)(job.contract)
+        check_dataset(data, job.contract)
+    except DataMismatch as mismatch:
+        return None, _mismatch(mismatch, job.run, home)
+    what = f"{len(data)} examples, as the contract of run {job.run} asks"
+    return as_arrays(data, job.contract), Finding("data", "ok", what)
+
+
+def _mismatch(mismatch: DataMismatch, run: str, home: Home) -> Finding:
+    where = f" at {mismatch.where}" if mismatch.where else ""
+    return problem(
+        "data",
+        mismatch.code,
+        f"{mismatch.code}{where}: expected {mismatch.expected}",
+        f"the data do not fit the model of run {run}, so this site declines to train it",
+        f"correct the data, or how [data] in {home.site} reads them; if the data are right, tell the server's operator "
+        "that the model expects something else",
+    )
+
+
+def _data_without_job(home: Home, site: SiteFile) -> Finding:
+    """All that can be said before the server has asked for anything: whether the data are there."""
+    named = getattr(site.data, "path", None)
+    if not isinstance(named, str):
+        return Finding(
+            "data", "note", "no job has been prepared here yet, so what the data must look like is not known"
+        )
+    path = home.root / named
+    if any(character in named for character in "*?["):
+        there = next(iter(path.parent.glob(path.name)), None) is not None
+    else:
+        there = path.exists()
+    if not there:
+        return problem(
+            "data",
+            "data-unreadable",
+            f"{path} does not exist",
+            "the site has nothing to train on",
+            f"say in [data] of {home.site} where the data lie; paths are from {home.root}",
+        )
+    return Finding("data", "ok", f"{path} is there; whether it fits is known once the server has prepared a job")
+
+
+def _step(home: Home, site: SiteFile, job: "PrepareRequest", data: "Dataset") -> Finding:
+    """A step of the last job on the site's own data."""
+    import numpy as np
+
+    from .store import SiteStore
+
+    base = SiteStore(home.store).base(job.contract.base)
+    if base is None:
+        return Finding("step", "skipped", f"the base model of run {job.run} has not arrived yet")
+    some = data.take(np.arange(min(len(data), _EXAMPLES)))
+    return _timed(site, job, base, some, f"of run {job.run}")
+
+
+def _probe(home: Home, site: SiteFile) -> Finding:
+    """A step of a small model on random numbers, where nothing else is there to try."""
+    del home
+    if site.trainer.backend != _DEFAULT_BACKEND:
+        return Finding("step", "skipped", "no job has been prepared here yet, so there is nothing to try")
+    from .doctor_probe import probe
+
+    job, base, data = probe()
+    return _timed(site, job, base, data, "of a small model on random numbers, because no job has been prepared yet")
+
+
+def _timed(site: SiteFile, job: "PrepareRequest", base: "list", data: "Dataset", what: str) -> Finding:  # type: ignore[type-arg]
+    from .trainer import Order
+    from .trainer_main import load_backend
+
+    why = "what fails here fails when the server asks for training"
+    one = {"local_steps": 1, "local_epochs": None, "validation_fraction": 0.0}
+    order = Order(
+        job.model_copy(update={"train": job.train.model_copy(update=one)}), "check", 1, site.trainer.allow_modules
+    )
+    received = [base[position] for position in job.contract.changing]
+    times = []
+    try:
+        trainer = load_backend(site.trainer.backend, site.trainer.threads)
+        trainer.prepare(order.request, order.allow_modules)
+        for _ in range(2):
+            started = time.monotonic()
+            trainer.train(order, lambda: base, received, data)
+            times.append(time.monotonic() - started)
+    except FedretrainError as error:
+        cause = getattr(error, "code", "trainer-failure")
+        return problem("step", cause, f"a step {what} failed: {error}", why, "do what the line above says")
+    first, second = times
+    return Finding("step", "ok", f"{second:.2f} s a step {what}; the first, with all it sets up, took {first:.1f} s")
+
+
+def main() -> None:
+    """The process: ``--home DIR``, and ``--no-step``."""
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    home = Home.at(Path(sys.argv[sys.argv.index("--home") + 1]))
+    try:
+        for finding in findings(home, step="--no-step" not in sys.argv):
+            sys.stdout.write(json.dumps(finding.value()) + "\n")
+            sys.stdout.flush()
+    except FedretrainError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
