@@ -100,7 +100,7 @@ def check_examples(policy: Policy, request: PrepareRequest, site: str, count: in
             raise _refused("max_local_epochs", f"at most {policy.max_local_epochs}; take fewer local_steps")
 
 
-def leaving(policy: Policy, metrics: Mapping[str, float], train: int, validation: int) -> dict[str, float]:
+def statistics_to_tell(policy: Policy, metrics: Mapping[str, float], train: int, validation: int) -> dict[str, float]:
     """The statistics among ``metrics`` that may leave; ``val-...`` are about ``validation`` examples, others ``train``.
 
     ``seconds`` is about no example.

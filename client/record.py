@@ -44,7 +44,7 @@ class Chain:
     problems: tuple[str, ...]
 
 
-def append(path: Path, kind: str, **fields: Any) -> None:
+def append(path: Path, kind: str, /, **fields: Any) -> None:
     """Add an entry; ``fields`` are JSON values. Raises MachineError, and then nothing was added."""
     with disk_errors(path, "write the site's record"):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o660)
@@ -88,7 +88,7 @@ def words(entry: dict[str, Any]) -> str:
     told = _TELL.get(kind)
     rest = {key: value for key, value in entry.items() if key not in ("at", "kind", "previous")}
     text = told(entry) if told else f"{kind}: " + ", ".join(f"{key} {value}" for key, value in rest.items())
-    return f"{entry.get('at', '')}  {text}"
+    return "".join(c if c.isprintable() else "?" for c in f"{entry.get('at', '')}  {text}")
 
 
 def _asked(entry: dict[str, Any]) -> str:
@@ -101,6 +101,8 @@ def _sent(entry: dict[str, Any]) -> str:
     if arrays := entry.get("arrays"):
         parts.append(f"{arrays} arrays of changes to the model, {_size(entry.get('bytes', 0))}")
     parts += [f"{name} {value}" for name, value in entry.get("counts", {}).items()]
+    if release := entry.get("release"):
+        parts.append(f"release {release} is in use here")
     if statistics := entry.get("statistics"):
         parts.append(f"statistics {', '.join(statistics)}")
     if withheld := entry.get("withheld"):

@@ -143,7 +143,7 @@ class Site:
             update_digest=weights_digest(result.update),
         )
         update = dict(zip(keys(contract.changing), result.update, strict=True))
-        return pack(reply, update, {"num-examples": result.examples, **result.metrics})
+        return pack(reply, update, {**result.metrics, "num-examples": result.examples})
 
     def _prepared(self, run: str) -> PrepareRequest:
         request = self._store.run(run)

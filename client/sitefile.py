@@ -5,8 +5,9 @@
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, create_model
 
@@ -63,9 +64,79 @@ def reader(site: SiteFile, folder: Path) -> Callable[[Contract], Dataset]:
         site: A loaded ``site.toml``.
         folder: Where it lies; relative paths in it are from there.
     """
-    raise NotImplementedError
+
+    def read(contract: Contract) -> Dataset:
+        module = import_module(f"{__package__}.data.{site.data.format}")
+        data: Dataset = module.read(site.data, folder, contract)
+        return data
+
+    return read
 
 
 def template(name: str) -> str:
     """A ``site.toml`` to fill in, with every key explained; ``name`` is the site's."""
-    raise NotImplementedError
+    return _TEMPLATE.replace("SITE", name)
+
+
+_TEMPLATE = """\
+# What the site SITE lets be done with its data. 'fedretrain client check' reads this file and says what it means.
+# A changed [data] or [policy] counts from the next request on; [trainer] from the next 'fedretrain client up'.
+
+[data]
+# Where the data lie, relative to this file, and how they are read. One of:
+format = "npz"                      # arrays x and y, or x.<input> and y.<output>; sample_weight if rows count unequally
+path = "data.npz"
+
+# format = "csv"                    # or "parquet", which needs pip install 'fedretrain[parquet]'
+# path = "tables/*.csv"             # several files are read as one
+# columns = ["age", "weight"]       # features in the model's order; default: the names in the contract
+# label = "diagnosis"               # a column of label names, or of their positions
+# sample_weight = "weight"          # optional
+# delimiter = ","                   # csv only
+
+# format = "images"                 # PNG, JPEG, GIF or BMP in one folder per class, named as the labels
+# path = "pictures"
+# divide_by = 255                   # pixels are divided by this; default 1
+# resize = false                    # true: scale pictures that have another size than the model's input
+
+# format = "tfrecord"
+# path = "records/*.tfrecord"
+# compression = "GZIP"              # optional
+# input = "image"                   # the feature that is the model's input
+# label = "diagnosis"
+# [data.features]
+# image = { dtype = "bytes", shape = [8, 8, 1] }     # float32, int64, or bytes (raw uint8; with shape [] a text)
+# diagnosis = { dtype = "int64", shape = [] }
+
+# format = "function"               # your own reader: function(contract) -> {"x": array, "y": array}
+# function = "hospital_data:load"
+# path = "code"                     # the folder it is imported from; default: what is installed
+
+# For every format:
+# preprocessing = "pixels/16"       # how raw data became these values, if the federation has a name for it
+# validation_fraction = 0.2         # share kept for validation instead of the job's
+
+[policy]
+# Refused is what does not fit; the server learns the rule's name and limit. Patterns as in a shell: * ? [abc].
+federations = ["*"]                 # by name
+jobs = ["*"]                        # by run id, as in "digits-*"
+strategies = ["*"]                  # such as "fedavg", "median"
+layers = ["*"]                      # layers that may be trained; nested ones are written outer/inner
+# max_rounds = 100                  # of a job
+# max_local_epochs = 5              # passes over the data in a round
+# max_local_steps = 1000            # training steps in a round
+# max_seconds = 600                 # of training in a round
+# hours = ["22:00-06:00"]           # when data may be used, local time; default: always
+min_examples = 10                   # fewest training examples about which anything is sent
+min_count = 5                       # fewest examples a statistic or count may be about; 5 is the least possible
+statistics = ["*"]                  # that may leave: train-loss, val-loss, val-<metric>, seconds
+approval = false                    # true: a person must say yes to each job, with 'fedretrain client approve'
+bundles = []                        # SHA-256 of app bundles accepted beside the kit's
+
+[trainer]
+threads = 1                         # for one operation; must be the same at every site if results are to be repeatable
+# memory_mb = 4096                  # most the trainer may use
+nice = 5                            # 0 to 19: how much it gives way to other processes
+# allow_modules = ["our_layers"]    # installed modules whose layer classes a model may use
+# allowed_uids = [1002]             # other users whose executor may connect to the trainer
+"""

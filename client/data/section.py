@@ -1,17 +1,22 @@
-"""The ``[data]`` tables of ``site.toml``, one per format."""
+"""The ``[data]`` tables of ``site.toml``, one model per format; each format's module reads by it."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fedretrain.job import Reference
 from fedretrain.tomlfile import Section
+
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataSection(Section):
     """What every format has."""
 
     format: str
-    validation_fraction: float | None = Field(None, ge=0, lt=1, description="share kept for validation")
+    preprocessing: str | None = Field(None, description="name of how raw data became these values")
+    validation_fraction: Share | None = Field(None, description="share kept for validation instead of the job's")
 
 
 class NpzData(DataSection):
@@ -21,4 +26,70 @@ class NpzData(DataSection):
     path: str
 
 
-FORMATS: dict[str, type[DataSection]] = {"npz": NpzData}
+class TableData(DataSection):
+    """Rows of named columns. With several inputs or outputs, ``columns`` and ``label`` are tables by their names."""
+
+    path: str = Field(description="a file, or a shell pattern of several that are read as one")
+    columns: Names | dict[str, Names] | None = Field(None, description="features in order; default: the contract's")
+    label: str | Names | dict[str, str | Names] = Field(description="column of the labels, or several")
+    sample_weight: str | None = Field(None, description="column of the rows' weights")
+
+
+class CsvData(TableData):
+    """Text with a line of column names."""
+
+    format: Literal["csv"]
+    delimiter: str = Field(",", min_length=1, max_length=1, description="one character")
+    encoding: str = "utf-8"
+
+
+class ParquetData(TableData):
+    """Parquet files; needs pyarrow."""
+
+    format: Literal["parquet"]
+
+
+class ImageData(DataSection):
+    """PNG, JPEG, GIF or BMP files in one folder per class."""
+
+    format: Literal["images"]
+    path: str = Field(description="folder of folders that are named as the labels")
+    divide_by: float = Field(1.0, gt=0, description="pixels are divided by this")
+    resize: bool = Field(False, description="scale pictures of another size than the model's input")
+
+
+class Feature(Section):
+    """One feature of a TFRecord's examples: ``bytes`` is raw uint8 of this shape, or a text where the shape is []."""
+
+    dtype: Literal["float32", "int64", "bytes"]
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = ()
+
+
+class TFRecordData(DataSection):
+    """TFRecord files of ``tf.train.Example``. With several inputs or outputs, ``input`` and ``label`` are tables."""
+
+    format: Literal["tfrecord"]
+    path: str = Field(description="a file, or a shell pattern of several that are read as one")
+    features: dict[str, Feature] = Field(description="dtype and shape by name")
+    input: str | dict[str, str] = Field(description="name of the feature that is the model's input")
+    label: str | dict[str, str] = Field(description="name of the feature that is the label")
+    sample_weight: str | None = Field(None, description="name of the feature that is the weight")
+    compression: Literal["", "GZIP", "ZLIB"] = ""
+
+
+class FunctionData(DataSection):
+    """The site's own reader, called with the contract."""
+
+    format: Literal["function"]
+    function: Reference
+    path: str | None = Field(None, description="folder it is imported from; default: what is installed")
+
+
+FORMATS: dict[str, type[DataSection]] = {
+    "npz": NpzData,
+    "csv": CsvData,
+    "parquet": ParquetData,
+    "images": ImageData,
+    "tfrecord": TFRecordData,
+    "function": FunctionData,
+}

@@ -1,0 +1,73 @@
+"""What of an answer may leave the site, and what the site's record says about it.
+
+Invariants: nothing is added to an answer; a statistic or count that the policy holds back is not in what is returned;
+what is returned is told in full: kinds, sizes, counts and names, never values.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedretrain.messages import PrepareReply, pack, record
+
+from .policy import Policy, count_to_tell, statistics_to_tell
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """An answer as it leaves; ``kind`` and ``fields`` are its entry in the record."""
+
+    content: RecordDict
+    kind: str
+    fields: dict[str, Any]
+
+
+def reviewed(answer: RecordDict, policy: Policy, counts: Callable[[str], tuple[int, int]]) -> Leaving:
+    """The answer of ``client.site`` or ``client.releases`` as it may leave.
+
+    Args:
+        answer: One of ``fedretrain.messages``' replies.
+        policy: The site's.
+        counts: Training and validation examples of a run.
+    """
+    body = _body(answer)
+    kind = body.get("kind")
+    if kind == "declined":
+        return Leaving(answer, "refused", {key: body[key] for key in ("code", "where", "expected")})
+    if kind == "prepare":
+        return _prepared(PrepareReply.model_validate(body), policy)
+    if kind == "train":
+        return _trained(answer, policy, counts(str(body["run"])))
+    return Leaving(answer, "sent", {"release": body["used"]} if body.get("used") else {})
+
+
+def _prepared(reply: PrepareReply, policy: Policy) -> Leaving:
+    told = reply.model_copy(update={"validation_examples": count_to_tell(policy, reply.validation_examples)})
+    counts = {"training examples": told.train_examples, "validation examples": told.validation_examples}
+    return Leaving(pack(told), "sent", {"counts": counts})
+
+
+def _trained(answer: RecordDict, policy: Policy, counts: tuple[int, int]) -> Leaving:
+    claimed = dict(record(answer, "metrics", MetricRecord) or {})
+    examples = claimed.pop("num-examples")
+    kept = statistics_to_tell(policy, claimed, *counts)
+    whole = RecordDict(dict(answer.items()))
+    whole["metrics"] = MetricRecord({"num-examples": examples, **kept})
+    arrays = record(answer, "arrays", ArrayRecord) or {}
+    fields = {
+        "arrays": len(arrays),
+        "bytes": sum(len(array.data) for array in arrays.values()),
+        "counts": {"training examples": examples},
+        "statistics": sorted(kept),
+        "withheld": sorted(set(claimed) - set(kept)),
+    }
+    return Leaving(whole, "sent", fields)
+
+
+def _body(answer: RecordDict) -> dict[str, Any]:
+    body = record(answer, "body", ConfigRecord) or {}
+    decoded: dict[str, Any] = json.loads(str(body["json"]))
+    return decoded
