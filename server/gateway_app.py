@@ -37,10 +37,9 @@ from .gateway_counters import Counters
 from .gateway_forward import Body, ReceiveCall, SendCall, SuperLink, pass_back, passed_on, too_large
 from .gateway_identity import KEY, Caller, Roster, claimed, prove
 from .gateway_limits import Buckets
-from .gateway_refusal import Refused
+from .gateway_refusal import ACTIVATE, Refused
 
 PREFIX: Final = "/v1/fleet/"
-ACTIVATE: Final = "activate-node"
 DEACTIVATE: Final = "deactivate-node"
 FLEET: Final = frozenset(
     {
@@ -118,7 +117,7 @@ class Gateway:
                 answer = JSONResponse(await self._page(scope["method"], path, origin))
                 await answer(scope, receive, send)
         except Refused as refused:
-            await self._refuse(refused, origin, path.startswith(PREFIX), body, send)
+            await self._refuse(refused, origin, call, body, send)
         except (httpx.HTTPError, TimeoutError) as error:  # the answer has begun; the connection is cut
             _log.warning("%s %s: cut off: %s", origin.address, path, type(error).__name__)
 
@@ -203,11 +202,11 @@ class Gateway:
             site,
         )
 
-    async def _refuse(self, refused: Refused, origin: _Origin, fleet: bool, body: Body, send: SendCall) -> None:
+    async def _refuse(self, refused: Refused, origin: _Origin, call: str, body: Body, send: SendCall) -> None:
         site, code, text = refused.site, refused.code, refused.text
         if (site or code != "superlink-down") and self._counters.refused(site, origin.address, code, text):
             _log.warning("refused %s (%s): %s: %s", origin.address, site or "no member", code, text)
-        status, content = refused.answer(fleet)
+        status, content = refused.answer(call)
         answer = JSONResponse(content, status, {"connection": "close"})
         await send({"type": "http.response.start", "status": status, "headers": answer.raw_headers})
         await send({"type": "http.response.body", "body": answer.body, "more_body": True})

@@ -5,8 +5,9 @@ Invariants:
 - Every refusal has a code of ``KINDS`` and one sentence that names what was expected, what was found and what to do.
 - On a Fleet path the body is the JSON that Flower's SuperNode prints, ``{"code": number, "detail": sentence}``, with
   our code beside it as ``reason``; everywhere else it is ``{"code": code, "message": sentence}``.
-- On a Fleet path no refusal is a 401 or a 403: to a SuperNode 401 means "stop", 403 means "this run is not running",
-  and it prints neither. It prints the sentence of a 412, SuperLink's own answer to a node that it does not know.
+- A SuperNode prints the sentence of what refuses its first call, ``activate-node``, if the status is neither 401 nor
+  403; so who may not take part gets SuperLink's own 412 there. On any later call it gets 401, by which a SuperNode ends
+  itself in good order, to be told why when it starts again. 403 means "this run is over" to it: we never send that.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 from fedretrain.errors import FedretrainError
 
+ACTIVATE: Final = "activate-node"
 # Numbers of Flower's error catalogue; they are part of what it sends over the wire.
 _PAYLOAD = 1003  # INVALID_PROTOBUF_PAYLOAD
 _UNAVAILABLE = 1005  # LINKSTATE_NOT_INITIALIZED
@@ -23,25 +25,30 @@ _ACTIVATION = 2004  # FLEET_NODE_ACTIVATION_FAILED
 
 @dataclass(frozen=True)
 class Kind:
-    """How one kind of refusal looks on the wire: our status, the status on Fleet paths, Flower's number."""
+    """How one kind of refusal looks: the status on our own pages, and Flower's number."""
 
     status: int
-    fleet_status: int
-    number: int
+    number: int = _PAYLOAD
+
+    def on_fleet(self, call: str) -> int:
+        """The status on a Fleet call."""
+        if self.number != _ACTIVATION:
+            return self.status
+        return HTTPStatus.PRECONDITION_FAILED if call == ACTIVATE else HTTPStatus.UNAUTHORIZED
 
 
 KINDS: Final = {
-    "unsigned": Kind(HTTPStatus.UNAUTHORIZED, HTTPStatus.PRECONDITION_FAILED, _ACTIVATION),
-    "signature": Kind(HTTPStatus.UNAUTHORIZED, HTTPStatus.PRECONDITION_FAILED, _ACTIVATION),
-    "clock": Kind(HTTPStatus.UNAUTHORIZED, HTTPStatus.PRECONDITION_FAILED, _ACTIVATION),
-    "not-admitted": Kind(HTTPStatus.FORBIDDEN, HTTPStatus.PRECONDITION_FAILED, _ACTIVATION),
-    "revoked": Kind(HTTPStatus.FORBIDDEN, HTTPStatus.PRECONDITION_FAILED, _ACTIVATION),
-    "connected": Kind(HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED, _ACTIVATION),
-    "not-found": Kind(HTTPStatus.NOT_FOUND, HTTPStatus.NOT_FOUND, _PAYLOAD),
-    "too-large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _PAYLOAD),
-    "too-often": Kind(HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.TOO_MANY_REQUESTS, _PAYLOAD),
-    "stalled": Kind(HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_TIMEOUT, _PAYLOAD),
-    "superlink-down": Kind(HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE),
+    "unsigned": Kind(HTTPStatus.UNAUTHORIZED, _ACTIVATION),
+    "signature": Kind(HTTPStatus.UNAUTHORIZED, _ACTIVATION),
+    "clock": Kind(HTTPStatus.UNAUTHORIZED, _ACTIVATION),
+    "not-admitted": Kind(HTTPStatus.FORBIDDEN, _ACTIVATION),
+    "revoked": Kind(HTTPStatus.FORBIDDEN, _ACTIVATION),
+    "connected": Kind(HTTPStatus.CONFLICT, _ACTIVATION),
+    "not-found": Kind(HTTPStatus.NOT_FOUND),
+    "too-large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    "too-often": Kind(HTTPStatus.TOO_MANY_REQUESTS),
+    "stalled": Kind(HTTPStatus.REQUEST_TIMEOUT),
+    "superlink-down": Kind(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE),
 }
 
 
@@ -64,9 +71,9 @@ class Refused(FedretrainError):
         """The same, of a request that came from a member."""
         return Refused(self.code, self.text, site)
 
-    def answer(self, fleet: bool) -> tuple[int, dict[str, Any]]:
-        """HTTP status and JSON body, on a Fleet path or on one of ours."""
+    def answer(self, call: str) -> tuple[int, dict[str, Any]]:
+        """HTTP status and JSON body, on this Fleet call, or on one of our own pages where it is empty."""
         kind = KINDS[self.code]
-        if fleet:
-            return kind.fleet_status, {"code": kind.number, "detail": self.text, "reason": self.code}
+        if call:
+            return kind.on_fleet(call), {"code": kind.number, "detail": self.text, "reason": self.code}
         return kind.status, {"code": self.code, "message": self.text}
