@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Timeout
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +74,9 @@ class Desk:
                 future.set_result(flowerside.to_bytes(self._answer(question, flowerside.from_bytes(content))))
             except MachineError as error:
                 future.set_exception(error)
+            except Exception as error:  # noqa: BLE001 - the next question must not wait for ever
+                log.error("a question failed with %s", type(error).__name__)  # noqa: TRY400 - texts may quote data
+                future.set_exception(MachineError("the trainer failed over the question"))
             finally:
                 timer.cancel()
             del content, future
@@ -123,7 +125,7 @@ class Service:
         while context.is_active():
             try:
                 answer = future.result(timeout=_POLL_S)
-            except Timeout:
+            except TimeoutError:
                 continue
             except MachineError as error:
                 context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))

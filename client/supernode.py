@@ -162,6 +162,7 @@ def home_argument(name: str, description: str) -> Home:
     parser.add_argument("--home", type=Path, default=None, help="the site's folder, by default ~/.fedretrain")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("flwr").propagate = False  # it has a handler of its own
     return Home.at(parser.parse_args().home)
 
 

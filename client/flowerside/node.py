@@ -90,15 +90,13 @@ def run_supernode(node: Node, listener: Listener) -> None:
     Raises:
         MachineError: It cannot go on; the listener has been told why as far as the server was involved.
     """
-    objects = ObjectStoreFactory()
-    factory = NodeStateFactory(objectstore_factory=objects)
-    state = factory.state_instance = State(objects.store())
-    stop = _serve_runtime(factory, node.secret, listener)
+    state = State()
+    stop = _serve_runtime(state, node.secret, listener)
     add_exit_handler(stop)
     try:
         with _adapted(node, state, listener):
             loop.start_client_internal(
-                state_factory=factory,
+                state_factory=_factory(state),
                 server_address=node.address,
                 node_config={},
                 root_certificates=node.ca,
@@ -209,19 +207,27 @@ def _refusal_text(response: httpx.Response) -> str:
     return "" if error is None else ": ".join(filter(None, (error.message, error.public_details)))
 
 
-def _serve_runtime(factory: NodeStateFactory, secret: bytes, listener: Listener) -> Callable[[], None]:
+def _factory(state: State) -> NodeStateFactory:
+    objects = ObjectStoreFactory()
+    objects.store_instance = state.object_store
+    factory = NodeStateFactory(objectstore_factory=objects)
+    factory.state_instance = state
+    return factory
+
+
+def _serve_runtime(state: State, secret: bytes, listener: Listener) -> Callable[[], None]:
     """Flower's Runtime API on a free port of loopback; returns what ends it."""
 
-    def acquire(request: AcquireTaskRequest, state: State) -> Any:
+    def acquire(request: AcquireTaskRequest, _: State) -> Any:
         found = state.offer(partial(original.acquire_task, request, state), ACQUIRE_WAIT_S)
         return AcquireTaskResponse() if found is None else found
 
-    app = create_app(state_factory=factory, superexec_auth_secret=secret)
+    app = create_app(state_factory=_factory(state), superexec_auth_secret=secret)
     original = app.state.runtime_handlers
     app.state.runtime_handlers = SimpleNamespace(**{**vars(original), "acquire_task": acquire})
     door = socket.socket()
     door.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_config=None, timeout_keep_alive=60, workers=1))
+    server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_config=None, timeout_keep_alive=60, ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, name="runtime-api", daemon=True)
     thread.start()
     while thread.is_alive() and not server.started:
@@ -231,7 +237,9 @@ def _serve_runtime(factory: NodeStateFactory, secret: bytes, listener: Listener)
     listener.listening(door.getsockname()[1])
 
     def stop() -> None:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
+        state.release()
         thread.join(timeout=1)
+        server.force_exit = True
 
     return stop

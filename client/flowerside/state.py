@@ -16,18 +16,32 @@ from typing import Any
 from flwr.app import Message
 from flwr.common.constant import Status
 from flwr.supercore.constant import TaskType
-from flwr.supercore.object_store import ObjectStore
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
+
+OBJECT_WAIT_S = 5.0  # how long the Runtime API holds a request for an object that is not there yet
+
+
+class _Objects(InMemoryObjectStore):
+    """Flower's store of what messages are made of, which says when something came."""
+
+    def __init__(self, came: Callable[[], None]) -> None:
+        super().__init__()
+        self._came = came
+
+    def put(self, object_id: str, object_content: bytes) -> None:
+        super().put(object_id, object_content)
+        self._came()
 
 
 class State(InMemoryNodeState):
     """See the module docstring. ``active_at``: when a message or a reply last came (``time.monotonic``)."""
 
-    def __init__(self, objects: ObjectStore) -> None:
-        super().__init__(objects)
+    def __init__(self) -> None:
         self.active_at = self._worked_at = time.monotonic()
         self._changed, self._version, self._seen = threading.Condition(), 0, 0
         self._turn, self._asker = threading.Lock(), 0
+        super().__init__(_Objects(self._notify))
 
     def store_message(self, message: Message) -> str | None:
         """As Flower's."""
@@ -42,11 +56,16 @@ class State(InMemoryNodeState):
         self._notify()
         return task
 
-    def store_object(self, *arguments: Any, **named: Any) -> bool:
-        """As Flower's."""
-        stored = super().store_object(*arguments, **named)
-        self._notify()
-        return stored
+    def get_object(self, run_id: int, object_id: str) -> bytes | None:
+        """As Flower's, but of an object that is announced and on its way the bytes, if they come soon."""
+        deadline = time.monotonic() + OBJECT_WAIT_S
+        while True:
+            version = self._version
+            content = super().get_object(run_id, object_id)
+            left = deadline - time.monotonic()
+            if content != b"" or left <= 0:
+                return content
+            self._wait_past(version, left)
 
     def wait_for_change(self, seconds: float) -> None:
         """Wait until something changes, at most so long; a change since the last wait ends it at once."""
@@ -80,8 +99,13 @@ class State(InMemoryNodeState):
             left = deadline - time.monotonic()
             if response is None or response.token or left <= 0:
                 return response
-            with self._changed:
-                self._changed.wait_for(lambda seen=version: self._version != seen, left)  # type: ignore[misc]
+            self._wait_past(version, left)
+
+    def release(self) -> None:
+        """Let go whoever waits in ``offer``, empty-handed."""
+        with self._turn:
+            self._asker += 1
+        self._notify()
 
     def _take_back(self) -> None:
         """Whoever asks for a task has none in hand: what is claimed belongs to an executor that is gone."""
@@ -94,6 +118,10 @@ class State(InMemoryNodeState):
             for entry in self.msg_store.values():
                 if not entry.message.metadata.reply_to_message_id:
                     entry.is_retrieved = False
+
+    def _wait_past(self, version: int, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._version != version, seconds)
 
     def _notify(self) -> None:
         with self._changed:

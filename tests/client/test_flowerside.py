@@ -1,0 +1,261 @@
+"""What is taken for granted of Flower's internals at a site: one test per assumption, so that an upgrade fails here."""
+
+import inspect
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import flwr.supernode.fleet_http_connection as fleet
+import flwr.supernode.start_client_internal as loop
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Context, Message, RecordDict
+from flwr.common.constant import SubStatus
+from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.routers.fleet.node_auth import authenticate_node
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from client import flowerside
+from client.flowerside import node, runtime
+from client.flowerside.state import State
+from fedretrain.digest import sha256
+from fedretrain.errors import MachineError
+
+from .sites import TRAIN, Job, opened_unsigned
+
+SECRET = b"0" * 64
+BUNDLE = sha256(b"bundle")
+RUN = 7
+
+
+def test_the_headers_are_those_by_which_flower_knows_a_node() -> None:
+    """The same names as its own SuperNode sends, taken by its own check, for this key alone."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    own = httpx.Request("POST", "https://x")
+    NodeAuthHttpInterceptor(key, key.public_key()).intercept(
+        SimpleNamespace(request=own), lambda _: httpx.Response(200)
+    )  # type: ignore[arg-type]
+    headers = flowerside.auth_headers(key)
+    assert set(headers) <= set(own.headers)
+    known = SimpleNamespace(get_node_id_by_public_key=lambda _: 5)
+    asked = SimpleNamespace(node=SimpleNamespace(node_id=5))
+    request = SimpleNamespace(headers=headers, state=SimpleNamespace(protobuf_request=asked))
+    request.app = SimpleNamespace(state=SimpleNamespace(linkstate_factory=SimpleNamespace(state=lambda: known)))
+    authenticate_node(request)  # type: ignore[arg-type]
+    with pytest.raises(MachineError):
+        flowerside.from_bytes(b"\xff\xff\xff")
+
+
+def test_the_loop_waits_ends_and_connects_where_it_is_adapted() -> None:
+    """Three sleeps of known lengths, and the names that ``_adapted`` replaces, looked up when they are used."""
+    source = inspect.getsource(loop)
+    assert (source.count("time.sleep(3)"), source.count("time.sleep(0.5)"), source.count("time.sleep(")) == (1, 2, 3)
+    for module, names in ((loop, ("pull_objects(", "http_request_response(", "flwr_exit(")), (fleet, ("flwr_exit(",))):
+        for name in names:
+            assert name in inspect.getsource(module)
+    assert "NodeAuthHttpInterceptor(private_key, public_key)" in inspect.getsource(fleet)
+    assert {"initial_backoff", "backoff_cap"} <= set(inspect.signature(loop.pull_objects).parameters)
+
+
+class Told:
+    """A listener that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.port, self.lines = 0, list[str]()
+
+    def listening(self, port: int) -> None:
+        self.port = port
+
+    def connected(self, node: int) -> None:
+        self.lines.append(f"connected {node}")
+
+    def answered(self) -> None:
+        self.lines.append("answered")
+
+    def refused(self, status: int, text: str) -> None:
+        self.lines.append(f"{status} {text}")
+
+    def unreachable(self, error: Exception) -> None:
+        self.lines.append(type(error).__name__)
+
+
+def through(path: str, response: httpx.Response, told: Told) -> httpx.Response:
+    """A response as the SuperNode's interceptor passes it on."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    watching = node._Watching(key, key.public_key(), listener=told)
+    context = SimpleNamespace(request=httpx.Request("POST", f"https://x/v1/fleet/{path}"))
+    return watching.intercept(context, lambda _: response)  # type: ignore[arg-type]
+
+
+REFUSAL = {"code": 3, "detail": "not on the roster"}
+
+
+@pytest.mark.parametrize("path", ["activate-node", "pull-messages", "send-node-heartbeat"])
+def test_a_refusal_of_the_site_itself_ends_the_loop(path: str) -> None:
+    """With the server's words; Flower would go on as if a run had ended, or exit without a line."""
+    told = Told()
+    with pytest.raises(node.Stopped, match="not on the roster"):
+        through(path, httpx.Response(403, json=REFUSAL), told)
+    assert told.lines == ["403 not on the roster"]
+
+
+def test_other_responses_go_on_to_flower() -> None:
+    """A run that is over (403), a reply that is too large (413); too many requests are tried again."""
+    told = Told()
+    assert through("pull-object", httpx.Response(403, json=REFUSAL), told).status_code == 403
+    assert through("push-object", httpx.Response(413), told).status_code == 413
+    assert through("pull-messages", httpx.Response(429, json=REFUSAL), told).status_code == 503
+    assert through("pull-messages", httpx.Response(200), told).status_code == 200
+    assert told.lines == ["413 ", "429 not on the roster", "answered"]
+
+
+def test_pauses_grow_with_how_long_nothing_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 0.05 s in the middle of a round to 2 s for a site that is not asked."""
+    state, paused = State(), list[float]()
+    monkeypatch.setattr(node.time, "sleep", paused.append)
+    for idle in (0.0, 10.0, 3600.0):
+        state.active_at = time.monotonic() - idle
+        node._sleep(state, [], 3)
+    assert paused == [pytest.approx(0.05, abs=0.01), pytest.approx(0.5, abs=0.1), 2.0]
+    with pytest.raises(node.Stopped, match="gone"):
+        node._sleep(state, ["gone"], 3)
+
+
+class Served:
+    """A Runtime API with a message in it, as the loop puts it there."""
+
+    def __init__(self) -> None:
+        self.state, told = State(), Told()
+        self.state.set_node_id(5)
+        self.stop = node._serve_runtime(self.state, SECRET, told)
+        self.port = told.port
+
+    def client(self) -> runtime.Runtime:
+        return runtime.Runtime(self.port, SECRET)
+
+    def put(self) -> str:
+        """The message's id."""
+        fab = Fab(hash_str=BUNDLE, content=b"bundle", verifications={})
+        run = Run.create_empty(RUN)
+        run.fab_hash, run.series_id = fab.hash_str, 1
+        self.state.store_run(run)
+        self.state.store_fab(fab)
+        self.state.set_run_series_context(1, Context(RUN, 5, {}, RecordDict(), {}, 1))
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN, 1, 1
+        message = Message(Job().request(TRAIN), 5, TRAIN)
+        loop._insert_message(message, self.state, self.state.object_store)
+        self.state.create_task("flwr-clientapp", RUN, fab.hash_str)
+        return message.metadata.message_id
+
+    def replies(self) -> list[Message]:
+        return list(self.state.get_messages_legacy(is_reply=True))
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    made = Served()
+    yield made
+    made.stop()
+
+
+@contextmanager
+def asking(served: Served) -> Iterator[runtime.Runtime]:
+    client = served.client()
+    yield client
+    client.close()
+
+
+def take(client: runtime.Runtime) -> tuple[runtime.Task, Message]:
+    task = client.acquire()
+    assert task is not None
+    return task, task.pull()
+
+
+def test_a_task_is_given_as_soon_as_there_is_one(served: Served) -> None:
+    """Nobody polls: the request for it is held. The bundle's hash is over its bytes, whatever is said of it."""
+    with asking(served) as client:
+        threading.Timer(0.3, served.put).start()
+        start = time.monotonic()
+        task, message = take(client)
+        assert 0.2 < time.monotonic() - start < 2.0
+        assert task.bundle == BUNDLE
+        assert opened_unsigned(message.content)["kind"] == "train"
+        assert task.beat()
+        task.reply(message.content)
+        [reply] = served.replies()
+        assert reply.metadata.reply_to_message_id == message.metadata.message_id
+        assert [t.status.sub_status for t in served.state.get_tasks()] == [SubStatus.COMPLETED]
+
+
+def test_a_task_whose_executor_died_goes_to_the_next(served: Served) -> None:
+    """At once, whole, and the dead one's token counts for nothing."""
+    with asking(served) as dead, asking(served) as alive:
+        served.put()
+        lost, message = take(dead)
+        start = time.monotonic()
+        task, again = take(alive)
+        assert time.monotonic() - start < 2.0
+        assert again.metadata.message_id == message.metadata.message_id
+        assert not lost.beat()
+        with pytest.raises(MachineError):
+            lost.reply(message.content)
+        task.reply(again.content)
+        assert len(served.replies()) == 1
+
+
+def test_an_executor_that_died_while_it_waited_gets_nothing(served: Served) -> None:
+    """A task that comes later is for the one that asked last."""
+    results: dict[str, Any] = {}
+    with asking(served) as dead, asking(served) as alive:
+        threads = []
+        for name, client in (("dead", dead), ("alive", alive)):
+            threads.append(threading.Thread(target=lambda n=name, c=client: results.update({n: c.acquire()})))
+            threads[-1].start()
+            time.sleep(0.3)
+        served.put()
+        for thread in threads:
+            thread.join(10)
+    assert results["dead"] is None
+    assert results["alive"] is not None
+
+
+def test_a_reply_nobody_completes_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An executor that died between announcing and sending a reply: the next one finds no message, and the loop ends
+    its wait instead of waiting for ever."""
+    monkeypatch.setattr(node, "ORPHAN_S", 0.2)
+    served.put()
+    with asking(served) as dead, asking(served) as alive:
+        _, message = take(dead)
+        reply = Message(message.content, reply_to=message)
+        reply.metadata.__dict__["_message_id"] = reply.object_id
+        served.state.store_message_and_object_tree(reply, get_object_tree(reply), served.state.start_session(RUN))
+        assert len(served.replies()) == 1
+        served.state.get_messages_legacy(is_reply=False)  # as the dead one left it
+        task = alive.acquire()
+        assert task is not None
+        task.give_up("no message")
+        time.sleep(0.3)
+        with pytest.raises(RuntimeError, match="gave its task up"):
+            node._sleep(served.state, [], 0.5)
+
+
+def test_only_who_has_the_secret_gets_a_task(served: Served) -> None:
+    """Another user of the machine can reach the port, and that is all."""
+    stranger = runtime.Runtime(served.port, b"1" * 64)
+    with pytest.raises(MachineError):
+        stranger.acquire()
+    stranger.close()
+
+
+def test_a_supernode_that_is_away_is_a_machine_error(served: Served) -> None:
+    """So that the executor waits for the next one."""
+    served.stop()
+    with asking(served) as client, pytest.raises(MachineError, match="SuperNode"):
+        client.acquire()
