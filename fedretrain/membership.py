@@ -1,7 +1,7 @@
 """The two files by which a site joins a federation: its request, and the kit it gets back.
 
-Invariants: a request holds public keys only and proves that whoever made it has the private ones; a kit holds no
-secret unless its operator asked for a complete one; both are JSON of a named format, refused in one line when damaged.
+Invariants: a request holds public keys only and is signed with the private half of one; a kit holds no secret unless
+its operator asked for a complete one; both are JSON of a named format, refused in one line when damaged.
 """
 
 from pathlib import Path

@@ -32,26 +32,32 @@ Folder = Annotated[
     Path,
     typer.Option("--folder", "--out", help="The federation's folder, or a simulation's output: 'registry' is in it."),
 ]
+Anchor = Annotated[
+    Path | None,
+    typer.Option(help="Root metadata to verify from, such as FOLDER/public/root.json, where 'keys' is not yours."),
+]
 ReleaseArgument = Annotated[str, typer.Argument(help="A release's id, or its first digits.")]
 
 
 @releases.command("list")
-def list_command(folder: Folder = DEFAULT_FOLDER, as_json: Json = False) -> None:
+def list_command(folder: Folder = DEFAULT_FOLDER, anchor: Anchor = None, as_json: Json = False) -> None:
     """List the releases, oldest first, and say which one is in use."""
     with answers(as_json):
         from . import releases_text as text
 
-        rows = _open(folder).releases()
+        rows = _open(folder, anchor).releases()
         say(as_json, text.list_lines(rows), text.list_value(rows))
 
 
 @releases.command()
-def show(release: ReleaseArgument, folder: Folder = DEFAULT_FOLDER, as_json: Json = False) -> None:
+def show(
+    release: ReleaseArgument, folder: Folder = DEFAULT_FOLDER, anchor: Anchor = None, as_json: Json = False
+) -> None:
     """Verify one release and show where it comes from, what the gate said, and its files."""
     with answers(as_json):
         from . import releases_text as text
 
-        registry = _open(folder)
+        registry = _open(folder, anchor)
         found, state = registry.load(release)
         say(as_json, text.show_lines(found, state), text.show_value(found, state))
 
@@ -60,13 +66,14 @@ def show(release: ReleaseArgument, folder: Folder = DEFAULT_FOLDER, as_json: Jso
 def verify(
     release: Annotated[str | None, typer.Argument(help="Only this release.")] = None,
     folder: Folder = DEFAULT_FOLDER,
+    anchor: Anchor = None,
     as_json: Json = False,
 ) -> None:
     """Check every signature, version and byte; name what fails. Exit code 1 if anything does."""
     with answers(as_json):
         from . import releases_text as text
 
-        registry = _open(folder)
+        registry = _open(folder, anchor)
         found = registry.verify(release)
         say(as_json, text.verify_lines(found, registry.keys.memory), text.verify_value(found))
         if not found.ok:
@@ -124,7 +131,7 @@ def rotate(
         say(as_json, lines, value)
 
 
-def _open(folder: Path) -> "Registry":
+def _open(folder: Path, anchor: Path | None = None) -> "Registry":
     from .registry import Registry
 
-    return Registry.open(folder)
+    return Registry.open(folder, anchor=anchor)

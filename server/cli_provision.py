@@ -72,13 +72,20 @@ def admit(
 ) -> None:
     """Admit a site and write the kit to send back. The kit holds no secret, but send it so that nobody changes it."""
     with answers(as_json):
+        from fedretrain.membership import fingerprint
+
         from . import provision
         from .federation import Federation
 
         path = kit or request.with_suffix(".kit")
         made = provision.admit(Federation.open(folder), request, path)
-        lines = [f"admitted {made.site}; send it {path}", f"there: fedretrain client join {path.name}"]
-        say(as_json, lines, {"site": made.site, "kit": str(path), "bundle": made.bundle})
+        print_ = fingerprint(made.site, made.node_key, made.signing_key)
+        lines = [
+            f"admitted {made.site}; fingerprint {print_}",
+            f"if the site reads out another one: fedretrain server revoke {made.site}",
+            f"send it {path}; there: fedretrain client join {path.name}",
+        ]
+        say(as_json, lines, {"site": made.site, "kit": str(path), "fingerprint": print_, "bundle": made.bundle})
 
 
 def revoke(
