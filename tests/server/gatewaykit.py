@@ -32,10 +32,11 @@ SITES = ("hospital-a", "hospital-b")
 Answer = Callable[[str, bytes], tuple[int, bytes]]
 
 
-def make_federation(folder: Path, **limits: Any) -> tuple[Federation, dict[str, Path]]:
+def make_federation(folder: Path, names: tuple[str, ...] = (), **limits: Any) -> tuple[Federation, dict[str, Path]]:
     """A federation on a free port of this machine, and a complete kit for each of ``SITES``."""
+    folder.mkdir(exist_ok=True)
     address = f"127.0.0.1:{free_port()}"
-    settings = Settings(name="trial", address=address, listen=address, limits=Limits(**limits))
+    settings = Settings(name="trial", address=address, names=names, listen=address, limits=Limits(**limits))
     federation = provision.init(folder / "federation", settings)
     (folder / "kits").mkdir()
     kits = provision.make_kits(federation, SITES, folder / "kits")
