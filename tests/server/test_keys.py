@@ -7,9 +7,9 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root
 
-from fedretrain.errors import ConfigurationError
+from fedretrain.errors import ConfigurationError, UntrustedRelease
 from server.keys import ONLINE, ROLES, KeyStore
-from server.metadata import first_root
+from server.metadata import first_root, next_root
 from tests.signing import NOW
 
 
@@ -88,3 +88,50 @@ def test_keys_out_of_use_are_removed(store: KeyStore, root: Root) -> None:
     store.remove_unused(root)
     assert len(list(store.folder.rglob("*.pem"))) == 4
     assert set(store.signers(root, ROLES)) == set(ROLES)
+
+
+def three_root_keys(store: KeyStore) -> Root:
+    """A root that takes two of three keys."""
+    data = first_root(store.generate(ROLES, 3), NOW, 2)
+    store.anchor.write_bytes(data)
+    return store.root()[1]
+
+
+def test_a_threshold_takes_so_many_root_keys(store: KeyStore) -> None:
+    """Two of three sign; any two will do; with one it is said how many are missing, and where the next belongs."""
+    root = three_root_keys(store)
+    files = sorted((store.folder / "offline").iterdir())
+    assert len(files) == 3
+    files[0].unlink()
+    assert store.present(root, "root")
+    assert len(store.signers(root, ["root"])["root"]) == 2
+    files[1].unlink()
+    assert not store.present(root, "root")
+    with pytest.raises(
+        ConfigurationError, match=r"role root: expected 2 of 3 private keys, got 1; .*is missing; bring"
+    ):
+        store.signers(root, ["root"])
+
+
+def test_a_root_signed_by_its_threshold_verifies(store: KeyStore) -> None:
+    """The first root carries the three signatures of its three keys, the next one, by two of them, is its successor."""
+    first = three_root_keys(store)
+    next(iter((store.folder / "offline").iterdir())).unlink()
+    made = Metadata[Root].from_bytes(next_root(first, store.signers(first, ["root"]), {}, NOW))
+    first.verify_delegate("root", made.signed_bytes, made.signatures)
+    made.signed.verify_delegate("root", made.signed_bytes, made.signatures)
+    assert made.signed.roles == first.roles
+    assert made.signed.version == 2
+
+
+def test_root_keys_may_lie_with_the_others(store: KeyStore, root: Root) -> None:
+    """A root key beside the online ones is found too."""
+    file = file_of(store, "root")
+    file.rename(store.folder / file.name)
+    assert set(store.signers(root, ROLES)) == set(ROLES)
+
+
+def test_a_missing_anchor_is_said(store: KeyStore) -> None:
+    """Without readable root metadata nothing is guessed."""
+    with pytest.raises(UntrustedRelease, match=r"root\.json: No such file"):
+        store.root()

@@ -280,6 +280,67 @@ def test_rotation_without_the_old_online_keys(out: Path, registry: Registry) -> 
     assert_whole(out, {"run-1", "run-2"})
 
 
+def test_keys_made_before_the_first_release_are_those_that_sign(tmp_path: Path) -> None:
+    """Root metadata handed out before anything was released verify the first release; making them again is nothing."""
+    prepared = open_registry(tmp_path)
+    prepared.prepare()
+    early, files = site(tmp_path, tmp_path / "memory"), content(tmp_path / "keys")
+    prepared.prepare()
+    assert content(tmp_path / "keys") == files
+    assert not prepared.exists
+    assert prepared.incumbent() is None
+    prepared.publish(draft())
+    assert incumbent(early).lineage["run"] == "run-1"
+    assert_whole(tmp_path, {"run-1"})
+
+
+@pytest.mark.parametrize("with_root", [False, True])
+def test_several_people_rotate_together(tmp_path: Path, with_root: bool) -> None:
+    """Two of three root keys replace keys, and the next root takes two of three again; one alone replaces nothing."""
+    shared = open_registry(tmp_path)
+    shared.prepare(root_keys=3, threshold=2)
+    trust = site(tmp_path, tmp_path / "memory")
+    shared.publish(draft())
+    incumbent(trust)
+    next((tmp_path / "keys" / "offline").iterdir()).unlink()
+    root = shared.rotate(with_root=with_root).root
+    assert (len(root.roles["root"].keyids), root.roles["root"].threshold) == (3, 2)
+    assert incumbent(trust).lineage["run"] == "run-1"
+    for file in list((tmp_path / "keys" / "offline").iterdir())[:2]:
+        file.unlink()
+    before = content(tmp_path / "registry")
+    with pytest.raises(ConfigurationError, match=r"role root: expected 2 of 3 private keys"):
+        shared.rotate(with_root=with_root)
+    assert content(tmp_path / "registry") == before
+    assert_whole(tmp_path, {"run-1"})
+
+
+def test_a_root_given_new_life_is_followed(out: Path, tmp_path: Path) -> None:
+    """The same keys sign a root that lasts longer; sites follow it."""
+    trust = site(out, tmp_path / "memory")
+    incumbent(trust)
+    late = open_registry(out, NOW + 2.9 * YEAR)
+    assert late.renew_root() == NOW + 5.9 * YEAR
+    late.renew()
+    assert incumbent(trust, NOW + 3.5 * YEAR).lineage["run"] == "run-2"
+    assert current(out).root.version == 2
+    assert_whole(out, {"run-1", "run-2"})
+
+
+def test_who_reads_with_an_anchor_needs_no_keys(out: Path, tmp_path: Path) -> None:
+    """With the owner's root metadata everything verifies and nothing is written; with others nothing does."""
+    anchor = shutil.copyfile(out / "keys" / "root.json", tmp_path / "root.json")
+    shutil.rmtree(out / "keys")
+    before = content(out)
+    reader = Registry.open(out, Clock(), anchor)
+    assert reader.verify().ok
+    assert len(reader.releases()) == 2
+    assert content(out) == before
+    open_registry(tmp_path / "other").prepare()
+    stranger = Registry.open(out, Clock(), tmp_path / "other" / "keys" / "root.json")
+    assert not stranger.verify().ok
+
+
 def test_fault_42_an_older_state_put_back_is_named(out: Path, registry: Registry) -> None:
     """The registry as it was before a release, put back whole: verify fails at timestamp.json, nothing is loaded."""
     old = shutil.copytree(out / "registry", out.parent / "old")
