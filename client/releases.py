@@ -20,7 +20,6 @@ A site's own serving code reads the release in use like this; its content is ver
     model = load_model(Home.at())         # the same as a Keras model, uncompiled
 """
 
-import getpass
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from fedretrain.errors import ConfigurationError, MachineError, UntrustedRelease
 from fedretrain.release import Release
 
 from . import record
+from .approvals import account
 from .home import Home
 from .installer import Installer, build
 from .shelf import Current, Shelf
@@ -148,7 +148,7 @@ def remove(home: Home, identity: str) -> str:
 def _record(home: Home, release: Release) -> None:
     """Say in the site's record who chose a release."""
     atomic.make_folder(home.log)
-    record.append(home.record, "chosen", release=release.id, run=release.lineage["run"], by=getpass.getuser())
+    record.append(home.record, "chosen", release=release.id, run=release.lineage["run"], by=account())
 
 
 def _in_use(home: Home) -> Release:

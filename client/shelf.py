@@ -102,7 +102,10 @@ class Shelf:
     def open(self, identity: str) -> Release:
         """A release from bytes of which the id is the hash; raises UntrustedRelease or MachineError."""
         folder = self.folder / identity
-        return load_release(identity, folder, lambda name, most: _read(folder / name, most))
+        try:
+            return load_release(identity, folder, lambda name, most: _read(folder / name, most))
+        except UntrustedRelease as error:
+            raise UntrustedRelease(f"{error}. It is not used; {_MEND}") from None
 
     def is_whole(self, identity: str) -> bool:
         """Whether the release is here and every byte is as it was signed."""
@@ -175,9 +178,9 @@ class Shelf:
 
 def _read(path: Path, most: int) -> bytes:
     if not path.is_file():
-        raise UntrustedRelease(f"{path}: expected this file, it is missing; {_MEND}")
+        raise UntrustedRelease(f"{path}: expected this file, it is missing")
     with atomic.disk_errors(path, "read"), path.open("rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise UntrustedRelease(f"{path}: expected at most {most} bytes, got more; {_MEND}")
+        raise UntrustedRelease(f"{path}: expected at most {most} bytes, got more")
     return data

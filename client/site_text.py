@@ -30,7 +30,7 @@ def approvals_value(found: Sequence[Approval]) -> dict[str, Any]:
 
 def approval_value(one: Approval) -> dict[str, Any]:
     """One job as JSON values."""
-    return {"id": one.id, **dataclasses.asdict(one)}
+    return {"id": one.id, **one.model_dump(mode="json")}
 
 
 def log_lines(entries: Sequence[Mapping[str, Any]], file: Path) -> Iterator[str]:

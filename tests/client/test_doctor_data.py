@@ -1,0 +1,176 @@
+"""The doctor on a site's data and a step of training: the column or label is named, a value never."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client import approvals, doctor_data
+from client.doctor_finding import Finding
+from client.doctor_trial import findings
+from client.home import Home
+from client.store import SiteStore
+from fedretrain.contract import Contract, InputSpec, OutputSpec, VariableSpec
+from fedretrain.digest import sha256, weights_digest
+from fedretrain.job import NamedConfig, TrainSection
+from fedretrain.messages import PrepareRequest
+
+ROOT = Path(__file__).parents[2]
+BASE = [np.zeros((3, 2), "float32"), np.zeros(2, "float32")]
+SITE = """[data]
+format = "{format}"
+path = "{path}"
+{data}
+[policy]
+approval = true
+[trainer]
+backend = "tests.client.numpy_backend:Backend"
+"""
+
+
+def job() -> PrepareRequest:
+    columns = ("age", "pulse", "weight")
+    contract = Contract(
+        inputs=(InputSpec(name="x", shape=(3,), dtype="float32", columns=columns),),
+        outputs=(OutputSpec(name="y", shape=(2,), kind="multiclass", loss="mse", labels=("healthy", "ill")),),
+        preprocessing=None,
+        architecture=sha256(b"{}"),
+        base=weights_digest(BASE),
+        variables=tuple(VariableSpec(shape=a.shape, dtype="float32", rule="train") for a in BASE),
+    )
+    train = TrainSection(optimizer=NamedConfig(name="sgd"), loss="mse", metrics=())
+    return PrepareRequest(
+        run="run-7", contract=contract, architecture="{}", train=train, strategy=NamedConfig(name="fedavg")
+    )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A site with 20 good examples, asked to prepare run-7, with its base model."""
+    home = Home(tmp_path / "home")
+    home.make()
+    write(home)
+    store = SiteStore(home.store)
+    store.put_run("run-7", job())
+    store.put_base(job().contract.base, BASE)
+    return home
+
+
+def write(home: Home, **arrays: Any) -> None:
+    """The site's data, some of them replaced."""
+    good = {"x": np.ones((20, 3), "float32"), "y": np.arange(20) % 2}
+    np.savez(home.root / "data.npz", **{name: a for name, a in {**good, **arrays}.items() if a is not None})
+    home.site.write_text(SITE.format(format="npz", path="data.npz", data=""))
+
+
+def the_problem(home: Home) -> Finding:
+    (found,) = [finding for finding in findings(home, step=True) if finding.state == "problem"]
+    assert found.why
+    assert found.do
+    return found
+
+
+def test_good_data_and_a_step(home: Home) -> None:
+    """Examples are counted against the run they were checked for, and a step of that run is timed."""
+    data, step = findings(home, step=True)
+    assert (data.state, data.what) == ("ok", "20 examples, as the contract of run run-7 asks")
+    assert step.state == "ok"
+    assert "s a step of run run-7" in step.what
+
+
+def test_fault_32_a_missing_column(home: Home) -> None:
+    """An array that is not there, and an array with a column too few: which one, and what is expected."""
+    write(home, y=None)
+    assert (the_problem(home).cause, "at y" in the_problem(home).what) == ("data-missing", True)
+    write(home, x=np.ones((20, 2), "float32"))
+    found = the_problem(home)
+    assert found.cause == "data-shape"
+    assert "x column 2 (weight)" in found.what
+
+
+def test_fault_32_a_missing_column_of_a_table(home: Home) -> None:
+    """Of a csv file: the column's name."""
+    rows = "age,pulse,ill\n" + "60,70,ill\n61,71,healthy\n" * 10
+    (home.root / "data.csv").write_text(rows)
+    text = SITE.format(format="csv", path="data.csv", data='label = "ill"\ncolumns = ["age", "pulse", "weight"]\n')
+    home.site.write_text(text)
+    found = the_problem(home)
+    assert found.cause == "data-missing"
+    assert "weight" in found.what
+
+
+def test_fault_33_an_unknown_label(home: Home) -> None:
+    """The output is named, the value is not."""
+    write(home, y=np.full(20, 4711))
+    found = the_problem(home)
+    assert found.cause == "label-unknown"
+    assert "at y" in found.what
+    assert "4711" not in str(found)
+
+
+def test_data_before_any_job(home: Home) -> None:
+    """Without a job only whether the data are there can be said; nothing can be tried with another backend."""
+    for file in (home.store / "runs").iterdir():
+        file.unlink()
+    assert [finding.state for finding in findings(home, step=True)] == ["ok", "skipped"]
+    (home.root / "data.npz").unlink()
+    assert the_problem(home).cause == "data-unreadable"
+
+
+def test_the_base_model_has_not_arrived(home: Home) -> None:
+    """Then no step is tried, and that is said."""
+    for file in (home.store / "base").iterdir():
+        file.unlink()
+    assert [finding.state for finding in findings(home, step=True)] == ["ok", "skipped"]
+
+
+def test_a_wrong_site_file(home: Home) -> None:
+    """One problem, and nothing is read."""
+    home.site.write_text('[data]\nformat = "npz"\npfad = "data.npz"\n')
+    (found,) = doctor_data.examine_data(home)
+    assert found.cause == "site-file"
+    assert "pfad" in found.what
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.mark.slow
+def test_in_a_process_of_its_own(home: Home, tmp_path: Path) -> None:
+    """Data, step, policy in words and what waits for a person; a process that is killed is one problem."""
+    assert not approvals.is_approved(home, job())
+    with environment(PYTHONPATH=str(ROOT)):
+        found = list(doctor_data.examine_data(home))
+        assert [f.subject for f in found[:2]] == ["data", "step"]
+        assert {f.state for f in found if f.subject == "policy"} == {"ok"}
+        assert [f.state for f in found if f.subject == "approval"] == ["note"]
+        dies = tmp_path / "dies"
+        dies.touch()
+        with environment(BACKEND_DIES=str(dies)):
+            (problem,) = [f for f in doctor_data.examine_data(home) if f.state == "problem"]
+    assert problem.cause == "trainer-failure"
+    assert "ended by signal 9, as when memory runs out" in problem.what
+
+
+def test_nothing_heavy_is_imported_to_read_data(home: Home) -> None:
+    """Reading and checking arrays needs no TensorFlow."""
+    code = (
+        "import sys; from pathlib import Path; from client.doctor_trial import findings; from client.home import Home;"
+        "list(findings(Home(Path(sys.argv[1])), step=False)); sys.exit('tensorflow' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(home.root)]
+    assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == 0
