@@ -315,19 +315,6 @@ class Objects:
         return self._grid._runtime_client  # noqa: SLF001 - Flower's grid offers decoded messages only
 
 
-@contextmanager
-def stopped_run() -> Iterator[None]:
-    """Turn Flower's word for a run that was stopped underneath its ServerApp into MachineError."""
-    from flwr.supercore.run import RunNotRunningException
-
-    try:
-        yield
-    except RunNotRunningException:
-        raise MachineError(
-            "the run was stopped, or the SuperLink gave it up; what is done is kept, resume it"
-        ) from None
-
-
 class Announced:
     """A reply without its content: ``root`` is the id of its topmost object."""
 

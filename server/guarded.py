@@ -30,7 +30,7 @@ from flwr.serverapp import Grid
 
 from fedretrain.errors import RejectedUpdate
 
-from .flowerside import Objects, head, inflate, is_http_grid, stopped_run
+from .flowerside import Objects, head, inflate, is_http_grid
 
 DEFAULT_LIMIT = 256 * 2**20  # bytes of one reply's arrays, until the run says better
 METADATA_LIMIT = 8 * 2**20  # bytes of everything else in a reply
@@ -74,8 +74,7 @@ class GuardedGrid(Grid):
 
     def node_keys(self) -> dict[int, bytes]:
         """Public key (PEM, ``server.flowerside.key_bytes``) of every node that is online, by its id."""
-        with stopped_run():
-            return {node.node_id: node.public_key for node in self._grid.get_nodes()}
+        return {node.node_id: node.public_key for node in self._grid.get_nodes()}
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies that are complete; pull one at a time, because a bad one raises.
@@ -84,13 +83,11 @@ class GuardedGrid(Grid):
             RejectedUpdate: ``malformed`` where a reply is too large or no reply, ``late`` where it was announced and
                 its site gave up sending it.
         """
-        with stopped_run():
-            return [message for i in message_ids for message in self._pull(i)]
+        return [message for i in message_ids for message in self._pull(i)]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send requests, as Flower does."""
-        with stopped_run():
-            ids = list(self._grid.push_messages(messages))
+        ids = list(self._grid.push_messages(messages))
         self._out.update((i, _Out()) for i in ids if i)
         return ids
 
@@ -115,8 +112,7 @@ class GuardedGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """The nodes that are online."""
-        with stopped_run():
-            return list(self._grid.get_node_ids())
+        return list(self._grid.get_node_ids())
 
     def _pull(self, message_id: str) -> list[Message]:
         out = self._out.setdefault(message_id, _Out())

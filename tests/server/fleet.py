@@ -91,6 +91,8 @@ def make_bundle(folder: Path, body: str, name: str = "probe", module: str = "pro
 
     source = folder / f"{module.replace('.', '/')}.py"
     source.parent.mkdir(parents=True, exist_ok=True)
+    if source.parent != folder:
+        (source.parent / "__init__.py").touch()
     (folder / "pyproject.toml").write_text(SETTINGS.format(name=name, module=module))
     source.write_text(APP.format(body=body))
     (folder / "LICENSE").write_text("none")
@@ -195,8 +197,8 @@ class Raw:
 
 
 def raw_array(data: bytes, *, repeated: int = 1, dtype: str = "float32", stype: str = "numpy.ndarray") -> Raw:
-    """An array of one piece, named as often as one likes."""
-    meta = {"dtype": dtype, "shape": [1], "stype": stype, "arraychunk_ids": [0] * repeated}
+    """An array of three elements in one piece, which is named as often as one likes."""
+    meta = {"dtype": dtype, "shape": [3], "stype": stype, "arraychunk_ids": [0] * repeated}
     return Raw("Array", json.dumps(meta).encode(), [Raw("ArrayChunk", data)])
 
 
@@ -265,13 +267,12 @@ class Site:
             if object_id in response.objects_to_push and object_id not in withheld:
                 self.send_object(reply.metadata.run_id, object_id, contents[object_id])
 
-    def send_object(self, run_id: int, object_id: str, content: bytes) -> None:
-        """Send one object of the last answer."""
-        self.fleet.PushObject(
-            PushObjectRequest(
-                node=self._node, run_id=run_id, object_id=object_id, object_content=content, session_id=self.session
-            )
+    def send_object(self, run_id: int, object_id: str, content: bytes) -> bool:
+        """Send one object of the last answer; whether it was taken."""
+        request = PushObjectRequest(
+            node=self._node, run_id=run_id, object_id=object_id, object_content=content, session_id=self.session
         )
+        return bool(self.fleet.PushObject(request).stored)
 
     @property
     def _node(self) -> ProtoNode:

@@ -1,0 +1,150 @@
+"""What we take for granted of Flower, each thing in a test of its own, so that an upgrade fails here and says where."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, RegisterNodeFleetRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.runtime import RuntimeHttpClient
+
+from fedretrain.errors import ConfigurationError, MachineError
+from server.flowerside import Control, Runtime, key_bytes
+
+from .fleet import Link, Raw, Site, make_bundle, make_federation, raw_records, running
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
+    with running(make_federation(tmp_path_factory.mktemp("flower") / "federation")) as started:
+        yield started
+
+
+def test_a_node_is_known_by_its_key_in_pem(link: Link) -> None:
+    """What the roster's OpenSSH text becomes is what the SuperLink and the run's grid say of the node."""
+    site = Site(link, "a").join(link.control())
+    assert key_bytes(site.openssh) == site.pem
+    node = next(n for n in link.control().nodes() if n.node_id == site.node_id)
+    assert (node.public_key, node.name, node.status) == (site.pem, "a", "online")
+    assert node.online_until > 0
+
+
+def test_registering_twice_is_the_same_node_and_after_a_revocation_never(link: Link) -> None:
+    """Flower keeps an unregistered node's key for ever."""
+    control = link.control()
+    site = Site(link, "b").join(control)
+    assert control.register(site.openssh, "b") == site.node_id
+    control.unregister(site.node_id)
+    control.unregister(site.node_id)
+    assert next(n for n in control.nodes() if n.node_id == site.node_id).status == "unregistered"
+    with pytest.raises(ConfigurationError, match="make keys anew"):
+        control.register(site.openssh, "b")
+    with pytest.raises(httpx.HTTPStatusError):
+        site.fleet.ActivateNode(ActivateNodeRequest(public_key=site.pem, heartbeat_interval=30))
+
+
+def test_a_key_that_is_none_is_said_so() -> None:
+    """A damaged roster is the operator's to mend."""
+    with pytest.raises(ConfigurationError, match="roster is damaged"):
+        key_bytes("ssh-nonsense AAAA")
+
+
+def test_a_site_cannot_register_itself(link: Link) -> None:
+    """With --enable-supernode-auth nodes are registered by the operator alone."""
+    site = Site(link, "c")
+    with pytest.raises(httpx.HTTPStatusError):
+        site.fleet.RegisterNode(RegisterNodeFleetRequest(public_key=site.pem))
+
+
+def test_a_task_is_given_to_nobody_without_the_secret(link: Link, tmp_path: Path) -> None:
+    """Neither unsigned nor signed with another secret; with it the task and its token come."""
+    run_id = link.control().start_run(make_bundle(tmp_path, "pass"), {"word": "x"})
+    stranger = RuntimeHttpClient.from_server_address(link.address, False, link.ca, [])
+    with pytest.raises(httpx.HTTPStatusError):
+        stranger.AcquireTask(AcquireTaskRequest(supported_task_types=["flwr-serverapp"]))
+    with pytest.raises(MachineError, match="refuses"):
+        Runtime(link.address, link.ca, b"another").acquire()
+    task = link.runtime().acquire()
+    assert task is not None
+    assert task.run_id == run_id
+    assert len(task.token) > 64
+    assert task.token not in repr(task)
+
+
+def test_a_run_goes_through_its_states(link: Link, tmp_path: Path) -> None:
+    """Starting when its task is taken, failed when its process was reported dead; stopping it again changes nothing."""
+    control, runtime = link.control(), link.runtime()
+    assert control.run_status(7) == "unknown"
+    run_id = control.start_run(make_bundle(tmp_path, "pass"), {})
+    assert control.run_status(run_id) == "pending"
+    task = runtime.acquire()
+    assert task is not None
+    assert control.run_status(run_id) == "starting"
+    assert runtime.heartbeat(task)
+    runtime.failed(task, "killed")
+    assert control.run_status(run_id) == "finished:failed"
+    runtime.failed(task, "killed again")
+    control.stop_run(run_id)
+    control.stop_run(7)
+    assert control.run_status(run_id) == "finished:failed"
+    assert runtime.acquire() is None
+
+
+def test_a_run_configuration_with_an_unknown_key_is_refused(link: Link, tmp_path: Path) -> None:
+    """Flower compares the keys with the bundle's."""
+    with pytest.raises(MachineError, match="cannot start a run"):
+        link.control().start_run(make_bundle(tmp_path, "pass"), {"unheard": "of"})
+
+
+def test_the_app_of_a_stopped_run_is_interrupted(link: Link, tmp_path: Path) -> None:
+    """Flower raises SIGINT in the process of a task whose token is no longer good."""
+    grid = link.grid(make_bundle(tmp_path, "pass"))
+    link.control().stop_run(grid.run.run_id)
+    with pytest.raises(KeyboardInterrupt):
+        grid.node_keys()
+
+
+def test_a_site_may_send_what_it_was_not_asked_for_and_it_is_not_taken_for_a_reply(link: Link, tmp_path: Path) -> None:
+    """Replies are matched by the message they answer; a reply in another's name is not stored by the SuperLink."""
+    grid = link.grid(make_bundle(tmp_path, "pass"))
+    one, other = Site(link, "one").join(link.control()), Site(link, "other").join(link.control())
+    content = RecordDict({"body": ConfigRecord({"json": "{}"})})
+    ids = list(grid.push_messages([Message(content, site.node_id, "train", ttl=60) for site in (one, other)]))
+    asked = one.asked()
+    asked.metadata.__dict__["_reply_to_message_id"] = ids[1]
+    asked.metadata.__dict__["_message_id"] = ids[1]
+    one.answer(asked, raw_records({}))
+    assert list(grid.pull_messages([ids[1]])) == []
+    link.control().stop_run(grid.run.run_id)
+
+
+def test_a_tree_is_announced_with_all_objects_by_their_hash(link: Link, tmp_path: Path) -> None:
+    """An object with other bytes than its name says is refused by the SuperLink when it is sent."""
+    grid = link.grid(make_bundle(tmp_path, "pass"))
+    site = Site(link, "d").join(link.control())
+    content = RecordDict({"body": ConfigRecord({"json": "{}"})})
+    list(grid.push_messages([Message(content, site.node_id, "train", ttl=60)]))
+    asked = site.asked()
+    root = site.answer(asked, raw_records({}), withhold=lambda o: o.kind == "Message")
+    assert not site.send_object(asked.metadata.run_id, root.id, Raw("Message", b"other").content)
+    link.control().stop_run(grid.run.run_id)
+
+
+def test_a_superlink_that_is_not_there_is_a_machine_error(link: Link) -> None:
+    """In words, with what happens next; and nothing of Flower's escapes."""
+    away = Control("127.0.0.1:9", link.ca)
+    assert not away.answers()
+    with pytest.raises(MachineError, match="does not answer"):
+        away.nodes()
+
+
+def test_nothing_is_imported_of_flowers_internals_before_it_is_needed() -> None:
+    """Importing the module loads neither the SuperLink nor uvicorn."""
+    code = "import sys, server.flowerside; sys.exit(any(m in sys.modules for m in ('uvicorn', 'flwr.superlink.main')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
