@@ -42,15 +42,21 @@ def passphrase() -> bytes | None:
 
 
 def read_passphrase(path: Path) -> bytes:
-    """The first line of a file that only its owner can read; raises ConfigurationError."""
+    """The first line of a file that only its owner can read, or that systemd passes on; raises ConfigurationError."""
     try:
-        if path.stat().st_mode & 0o077 and path.is_file():
+        if path.stat().st_mode & 0o077 and path.is_file() and not _credential(path):
             raise ConfigurationError(f"{path}: a passphrase that others can read; check who had it, then chmod 600")
         with path.open("rb") as file:
             line = file.readline(LIMIT + 3).rstrip(b"\r\n")
     except OSError as error:
         raise ConfigurationError(f"{path}: expected a file with the passphrase: {error.strerror or error}") from None
     return _checked(line, str(path))
+
+
+def _credential(path: Path) -> bool:
+    """Whether systemd made the file for this service alone; what it grants by access lists looks like a group's."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return bool(folder) and path.resolve().is_relative_to(Path(folder).resolve())
 
 
 def _checked(secret: bytes, where: str) -> bytes:

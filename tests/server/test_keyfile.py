@@ -74,6 +74,18 @@ def test_the_passphrase_is_the_first_line_of_a_file(tmp_path: Path, monkeypatch:
     assert passphrase() == b"typed"
 
 
+def test_a_passphrase_from_systemd_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A credential that systemd lets a service read through an access list shows permissions for a group."""
+    path = tmp_path / "passphrase"
+    path.write_bytes(b"correct horse")
+    path.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "elsewhere"))
+    with pytest.raises(ConfigurationError, match="others can read"):
+        keyfile.read_passphrase(path)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert keyfile.read_passphrase(path) == b"correct horse"
+
+
 @pytest.mark.parametrize("content", [b"", b"\n", b"x" * 1024])
 def test_no_passphrase_in_the_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     """An empty or overlong first line is refused, never taken for "no passphrase"; so is a missing file."""
