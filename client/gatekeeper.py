@@ -244,9 +244,9 @@ class Gatekeeper:
 
     def _record_asked(self, claims: Claims, content: RecordDict) -> None:
         """The request with what proves that the coordinator made it."""
-        seal = record_in(content, RECORD, ConfigRecord) or {}
+        seal = record_in(content, RECORD, ConfigRecord) or ConfigRecord()
         proof = {"claims": str(seal["json"]), "signature": bytes(seal["signature"]).hex()}  # type: ignore[arg-type]
-        arrays = record_in(content, "arrays", ArrayRecord) or {}
+        arrays = record_in(content, "arrays", ArrayRecord) or ArrayRecord()
         size = sum(len(array.data) for array in arrays.values())
         self._record("asked", claims, federation=claims.federation, bytes=size, **proof)
 

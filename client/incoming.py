@@ -48,7 +48,7 @@ def release_files(content: RecordDict, expected: Mapping[str, str]) -> dict[str,
     Raises:
         DeclinedRequest: ``request-invalid`` where other files came, or others than the request names.
     """
-    found = record(content, "arrays", ArrayRecord) or {}
+    found = dict(record(content, "arrays", ArrayRecord) or {})
     if sorted(found) != sorted(expected):
         raise DeclinedRequest("request-invalid", "files", f"the {len(expected)} files that the request names")
     return {name: _file(found[name], expected[name]) for name in expected}

@@ -51,12 +51,13 @@ def _prepared(reply: PrepareReply, policy: Policy) -> Leaving:
 
 
 def _trained(answer: RecordDict, policy: Policy, counts: tuple[int, int]) -> Leaving:
-    claimed = dict(record(answer, "metrics", MetricRecord) or {})
+    metrics = record(answer, "metrics", MetricRecord) or MetricRecord()
+    claimed = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     examples = claimed.pop("num-examples")
     kept = statistics_to_tell(policy, claimed, *counts)
     whole = RecordDict(dict(answer.items()))
     whole["metrics"] = MetricRecord({"num-examples": examples, **kept})
-    arrays = record(answer, "arrays", ArrayRecord) or {}
+    arrays = record(answer, "arrays", ArrayRecord) or ArrayRecord()
     fields = {
         "arrays": len(arrays),
         "bytes": sum(len(array.data) for array in arrays.values()),
@@ -68,6 +69,6 @@ def _trained(answer: RecordDict, policy: Policy, counts: tuple[int, int]) -> Lea
 
 
 def _body(answer: RecordDict) -> dict[str, Any]:
-    body = record(answer, "body", ConfigRecord) or {}
+    body = record(answer, "body", ConfigRecord) or ConfigRecord()
     decoded: dict[str, Any] = json.loads(str(body["json"]))
     return decoded

@@ -7,12 +7,13 @@ The job of a request is known to a policy by its run's id, its strategy, how muc
 person approves is the whole of it, by digest (``client.approvals``).
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedretrain.errors import DeclinedRequest
 from fedretrain.messages import PrepareRequest
@@ -21,10 +22,8 @@ from fedretrain.tomlfile import Section
 from .sampling import MIN_COUNT, split
 
 Patterns = tuple[str, ...]
-Hours = Annotated[
-    str,
-    Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)$", description='such as "22:00-06:00"'),
-]
+_TIME = r"([01]\d|2[0-3]):[0-5]\d"
+_HOURS = re.compile(rf"{_TIME}-({_TIME}|24:00)")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="a SHA-256 in lower-case hexadecimal")]
 
 
@@ -39,12 +38,20 @@ class Policy(Section):
     max_local_epochs: int | None = Field(None, ge=1, description="passes over the site's data in a round")
     max_local_steps: int | None = Field(None, ge=1, description="optimizer steps in a round")
     max_seconds: float | None = Field(None, gt=0, description="seconds of training in a round")
-    hours: tuple[Hours, ...] = Field((), description="when data may be used, local time; empty: always")
+    hours: Patterns = Field((), description="when data may be used, local time; empty: always")
     min_examples: int = Field(10, ge=1, description="fewest examples about which anything is sent")
     min_count: int = Field(MIN_COUNT, ge=MIN_COUNT, description="fewest examples a statistic may be about")
     statistics: Patterns = Field(("*",), description="patterns over statistics that may leave, such as val-*")
     approval: bool = Field(False, description="whether a person must say yes to each job that is not known yet")
     bundles: tuple[Sha256, ...] = Field((), description="app bundles accepted beside the kit's")
+
+    @field_validator("hours")
+    @classmethod
+    def _are_hours(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for hours in value:
+            if not _HOURS.fullmatch(hours):
+                raise ValueError(f'expected times such as "22:00-06:00", got {hours!r}')
+        return value
 
 
 def check_prepare(policy: Policy, federation: str, request: PrepareRequest, now: datetime) -> None:

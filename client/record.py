@@ -17,7 +17,7 @@ in the middle of a line and its beginning was taken away again.
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -122,7 +122,7 @@ def _approval(entry: dict[str, Any]) -> str:
     return f"{entry.get('by')} {verb} job {str(entry.get('job'))[:12]}"
 
 
-_TELL = {
+_TELL: dict[str, Callable[[dict[str, Any]], str]] = {
     "asked": _asked,
     "sent": _sent,
     "refused": _refused,

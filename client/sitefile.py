@@ -7,7 +7,7 @@
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
@@ -53,7 +53,8 @@ def load_site(path: Path) -> SiteFile:
     if not isinstance(data, dict) or data.get("format") not in FORMATS:
         known = ", ".join(f'"{name}"' for name in FORMATS)
         raise ConfigurationError(f"{path}: data.format: expected one of {known} in the table [data]")
-    kind: type[SiteFile] = create_model("SiteFile", __base__=SiteFile, data=(FORMATS[data["format"]], ...))
+    fields: dict[str, Any] = {"data": (FORMATS[data["format"]], ...)}
+    kind: type[SiteFile] = create_model("SiteFile", __base__=SiteFile, **fields)
     return check_toml(raw, kind, path)
 
 

@@ -66,10 +66,18 @@ def load_npz(path: Path, contract: Contract) -> Dataset:
         DataMismatch: ``data-unreadable`` where the file is no npz, is damaged or holds pickled objects;
             ``data-missing`` where an input or output has no array.
     """
-    arrays = _read(path, {"sample_weight", "slice", "preprocessing", *_keys(contract)})
+    return from_arrays(_read(path, {"sample_weight", "slice", "preprocessing", *_keys(contract)}), contract)
+
+
+def from_arrays(arrays: Mapping[str, Array], contract: Contract) -> Dataset:
+    """The arrays of an npz as a dataset, under the names they have in a file.
+
+    Raises:
+        DataMismatch: ``data-missing`` where an input or output has no array.
+    """
     for key in _keys(contract):
         if key not in arrays:
-            raise DataMismatch("data-missing", key, f"an array of this name in the npz, one of {_keys(contract)}")
+            raise DataMismatch("data-missing", key, f"an array of this name, one of {_keys(contract)}")
     said = arrays.get("preprocessing")
     if said is not None and (said.shape != () or said.dtype.kind not in "US"):
         raise DataMismatch("data-preprocessing", "preprocessing", "one text")

@@ -1,0 +1,60 @@
+"""Labels as sites write them: by name or by position, and as numbers where the output is one.
+
+A value stands for the label of its name. Only where no label's name is a number may a whole number stand for a position
+instead, so that the same value means the same label at every site.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedretrain.contract import OutputSpec
+from fedretrain.errors import DataMismatch
+
+Array = NDArray[Any]
+
+
+def positions(values: Sequence[Any] | Array, output: OutputSpec) -> Array:
+    """The labels' positions, int64 [n]; raises DataMismatch ``label-unknown`` without the value."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+        distinct, places = np.unique(values, return_inverse=True)
+        return np.array([_position(value, output) for value in distinct.tolist()], np.int64)[places]
+    known: dict[Any, int] = {}
+    found = np.empty(len(values), np.int64)
+    for row, value in enumerate(values):
+        if value not in known:
+            known[value] = _position(value, output)
+        found[row] = known[value]
+    return found
+
+
+def as_labels(found: Array, output: OutputSpec) -> Array:
+    """Positions in the form the output's kind has (``fedretrain.contract.OutputSpec``)."""
+    return np.eye(len(output.labels), dtype=np.float32)[found] if output.kind == "onehot" else found
+
+
+def by_position(output: OutputSpec) -> bool:
+    """Whether one label per row is what the output takes."""
+    return output.kind in ("multiclass", "onehot", "binary")
+
+
+def _position(value: Any, output: OutputSpec) -> int:
+    text = (value.decode(errors="replace") if isinstance(value, bytes) else str(value)).strip()
+    if text in output.labels:
+        return output.labels.index(text)
+    numbers = {number: place for place, name in enumerate(output.labels) if (number := _number(name)) is not None}
+    number = _number(text)
+    place = numbers.get(number) if numbers and number is not None else number
+    if place is None or place not in range(len(output.labels)):
+        wanted = f"one of the contract's {len(output.labels)} labels, by name or position"
+        raise DataMismatch("label-unknown", output.name, wanted)
+    return int(place)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,137 @@
+"""Rows of named columns as examples: what csv and parquet have in common.
+
+Columns are converted chunk by chunk, so that of a file's text no more than a chunk is in memory.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedretrain.contract import Contract, InputSpec, OutputSpec
+from fedretrain.dataset import Dataset
+from fedretrain.errors import DataMismatch
+
+from .labels import as_labels, by_position, positions
+from .section import TableData
+
+Array = NDArray[Any]
+Column = Sequence[Any] | Array
+SaidT = TypeVar("SaidT")
+Chunk = Mapping[str, Column]
+
+
+class Table:
+    """Which columns an input or output is made of, and the examples of chunks of them.
+
+    Args:
+        section: The site's words.
+        contract: What the model expects.
+
+    Raises:
+        DataMismatch: ``data-missing`` where neither names the columns.
+    """
+
+    def __init__(self, section: TableData, contract: Contract) -> None:
+        self._contract = contract
+        self._inputs = {spec.name: _feature_columns(section, spec, contract) for spec in contract.inputs}
+        self._outputs = {spec.name: _label_columns(section, spec, contract) for spec in contract.outputs}
+        self._weight = section.sample_weight
+        self._preprocessing = section.preprocessing
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that is needed, once."""
+        groups = [*self._inputs.values(), *self._outputs.values(), (self._weight,) if self._weight else ()]
+        return list(dict.fromkeys(column for group in groups for column in group))
+
+    def check_names(self, found: Sequence[str]) -> None:
+        """Raises DataMismatch for the first needed column that is not among ``found``."""
+        for column in self.columns:
+            if column not in found:
+                raise DataMismatch("data-missing", column, "a column of this name in every file")
+
+    def dataset(self, chunks: Iterable[Chunk]) -> Dataset:
+        """The examples of all chunks; raises DataMismatch."""
+        parts: dict[tuple[str, str], list[Array]] = {}
+        for chunk in chunks:
+            for spec in self._contract.inputs:
+                parts.setdefault(("x", spec.name), []).append(_features(chunk, self._inputs[spec.name], spec))
+            for output in self._contract.outputs:
+                parts.setdefault(("y", output.name), []).append(_labels(chunk, self._outputs[output.name], output))
+            if self._weight:
+                weights = _numbers(chunk[self._weight], self._weight).astype(np.float32)
+                parts.setdefault(("w", ""), []).append(weights)
+        if not parts:
+            raise DataMismatch("data-empty", self._contract.inputs[0].name, "at least one example")
+        whole = {key: np.concatenate(parts.pop(key)) for key in list(parts)}
+        return Dataset(
+            x={spec.name: _shaped(whole["x", spec.name], spec) for spec in self._contract.inputs},
+            y={output.name: whole["y", output.name] for output in self._contract.outputs},
+            sample_weight=whole.get(("w", "")),
+            preprocessing=self._preprocessing,
+        )
+
+
+def _feature_columns(section: TableData, spec: InputSpec, contract: Contract) -> tuple[str, ...]:
+    chosen = _said_of(section.columns, spec.name, len(contract.inputs))
+    if chosen is None and spec.columns:
+        chosen = spec.columns
+    if chosen is None and None not in spec.shape and prod(n or 1 for n in spec.shape) == 1:
+        chosen = (spec.name,)
+    if chosen is None:
+        raise DataMismatch("data-missing", spec.name, "its columns in [data] of site.toml; the contract names none")
+    return chosen
+
+
+def _label_columns(section: TableData, spec: OutputSpec, contract: Contract) -> tuple[str, ...]:
+    chosen = _said_of(section.label, spec.name, len(contract.outputs))
+    if chosen is None:
+        raise DataMismatch("data-missing", spec.name, "its column in [data.label] of site.toml")
+    return (chosen,) if isinstance(chosen, str) else tuple(chosen)
+
+
+def _said_of(said: SaidT | Mapping[str, SaidT] | None, name: str, count: int) -> SaidT | None:
+    """What site.toml says of one among ``count`` inputs or outputs; without a name it is said of the only one."""
+    if isinstance(said, Mapping):
+        return said.get(name)
+    return said if count == 1 else None
+
+
+def _features(chunk: Chunk, columns: Sequence[str], spec: InputSpec) -> Array:
+    """[rows, columns]; in the model's own precision where that is not less than what whole numbers need."""
+    whole = np.stack([_numbers(chunk[column], column) for column in columns], axis=1)
+    with np.errstate(over="ignore"):
+        return whole.astype(np.float32) if spec.dtype == "float32" else whole
+
+
+def _labels(chunk: Chunk, columns: Sequence[str], output: OutputSpec) -> Array:
+    if len(columns) == 1 and by_position(output):
+        return as_labels(positions(chunk[columns[0]], output), output)
+    numbers = [_numbers(chunk[column], column) for column in columns]
+    return numbers[0] if len(numbers) == 1 else np.stack(numbers, axis=1)
+
+
+def _numbers(values: Column, column: str) -> Array:
+    """float64 [rows]; an empty cell is NaN."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+        return values.astype(np.float64)
+    try:
+        return np.fromiter(map(_number, values), np.float64, len(values))
+    except (TypeError, ValueError):
+        raise DataMismatch("data-dtype", column, "numbers") from None
+
+
+def _number(value: Any) -> float:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return np.nan
+    return float(value)
+
+
+def _shaped(flat: Array, spec: InputSpec) -> Array:
+    """Columns in the input's own shape, where there are as many as it has elements."""
+    if None not in spec.shape and prod(n or 1 for n in spec.shape) == flat.shape[1]:
+        return flat.reshape(len(flat), *(n or 1 for n in spec.shape))
+    return flat
