@@ -198,7 +198,7 @@ def _init_lines(made: "Federation", folder: Path) -> list[str]:
     settings = made.settings
     names = ", ".join(settings.names) or "nothing else"
     return [
-        f"federation {settings.name} in {made.folder}",
+        f"made the federation {settings.name} in {made.folder}",
         f"sites reach it at {settings.address}; its certificate also names {names}",
         f"move {made.offline} to another medium: it holds the root and certificate keys, for renewal only",
         f"back up {made.keys}; who has it can sign for this federation",
