@@ -34,8 +34,7 @@ def examine_data(home: Home, *, step: bool = True) -> Iterator[Finding]:
 
 def _trial(home: Home, *, step: bool) -> Iterator[Finding]:
     """What ``doctor_trial`` finds, and how it ended if it did not end well."""
-    arguments = ["--home", home.root] + ([] if step else ["--no-step"])
-    command = module_command("client.doctor_trial", *arguments)
+    command = module_command("client.doctor_trial", "--home", home.root, *([] if step else ["--no-step"]))
     found: list[Finding] = []
     try:
         done = subprocess.run(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fedretrain.dataset import Dataset
     from fedretrain.messages import PrepareRequest
 
+    from .trainer import Arrays
+
 _DEFAULT_BACKEND = "client.trainer:Trainer"
 _EXAMPLES = 256  # the most a step is tried with
 
@@ -34,7 +36,7 @@ def findings(home: Home, *, step: bool) -> Iterator[Finding]:
     if job is None:
         yield _data_without_job(home, site)
         if step:
-            yield _probe(home, site)
+            yield _probe(site)
         return
     data, finding = read_data(home, site, job)
     yield finding
@@ -63,21 +65,38 @@ def read_data(home: Home, site: SiteFile, job: "PrepareRequest") -> "tuple[Datas
     """The site's data as the job's contract names them, or None, and what there is to say about them."""
     from fedretrain.dataset import as_arrays, check_dataset
 
+    said = _Said()
+    logging.getLogger("client").addHandler(said)
     try:
         data = reader(site, home.root)(job.contract)
         check_dataset(data, job.contract)
     except DataMismatch as mismatch:
-        return None, _mismatch(mismatch, job.run, home)
+        return None, _mismatch(mismatch, job.run, home, said.lines)
+    finally:
+        logging.getLogger("client").removeHandler(said)
     what = f"{len(data)} examples, as the contract of run {job.run} asks"
     return as_arrays(data, job.contract), Finding("data", "ok", what)
 
 
-def _mismatch(mismatch: DataMismatch, run: str, home: Home) -> Finding:
+class _Said(logging.Handler):
+    """What is logged while data are read: where the site's own reader failed, without the text of its error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self.lines.append(" ".join(record.getMessage().split()))
+
+
+def _mismatch(mismatch: DataMismatch, run: str, home: Home, said: list[str]) -> Finding:
     where = f" at {mismatch.where}" if mismatch.where else ""
+    more = f" ({'; '.join(said)})" if said else ""
     return problem(
         "data",
         mismatch.code,
-        f"{mismatch.code}{where}: expected {mismatch.expected}",
+        f"{mismatch.code}{where}: expected {mismatch.expected}{more}",
         f"the data do not fit the model of run {run}, so this site declines to train it",
         f"correct the data, or how [data] in {home.site} reads them; if the data are right, tell the server's operator "
         "that the model expects something else",
@@ -120,9 +139,8 @@ def _step(home: Home, site: SiteFile, job: "PrepareRequest", data: "Dataset") ->
     return _timed(site, job, base, some, f"of run {job.run}")
 
 
-def _probe(home: Home, site: SiteFile) -> Finding:
+def _probe(site: SiteFile) -> Finding:
     """A step of a small model on random numbers, where nothing else is there to try."""
-    del home
     if site.trainer.backend != _DEFAULT_BACKEND:
         return Finding("step", "skipped", "no job has been prepared here yet, so there is nothing to try")
     from .doctor_probe import probe
@@ -131,7 +149,7 @@ def _probe(home: Home, site: SiteFile) -> Finding:
     return _timed(site, job, base, data, "of a small model on random numbers, because no job has been prepared yet")
 
 
-def _timed(site: SiteFile, job: "PrepareRequest", base: "list", data: "Dataset", what: str) -> Finding:  # type: ignore[type-arg]
+def _timed(site: SiteFile, job: "PrepareRequest", base: "Arrays", data: "Dataset", what: str) -> Finding:
     from .trainer import Order
     from .trainer_main import load_backend
 

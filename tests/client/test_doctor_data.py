@@ -114,6 +114,17 @@ def test_fault_33_an_unknown_label(home: Home) -> None:
     assert "4711" not in str(found)
 
 
+def test_a_reader_of_the_sites_own_that_fails(home: Home) -> None:
+    """Where it failed and with what class of error; not the text of it, which may quote data."""
+    (home.root / "own.py").write_text("def load(contract):\n    raise KeyError('4711')\n")
+    home.site.write_text('[data]\nformat = "function"\nfunction = "own:load"\npath = "."\n')
+    found = the_problem(home)
+    assert found.cause == "data-unreadable"
+    assert "KeyError" in found.what
+    assert "own.py:2 in load" in found.what
+    assert "4711" not in found.what
+
+
 def test_data_before_any_job(home: Home) -> None:
     """Without a job only whether the data are there can be said; nothing can be tried with another backend."""
     for file in (home.store / "runs").iterdir():
