@@ -28,7 +28,7 @@ from fedretrain.errors import ConfigurationError, MachineError
 if TYPE_CHECKING:
     from flwr.superlink.grid import HttpGrid
 
-RETRY_S = 1.0  # longest pause before a lost connection to the SuperLink is tried again; Flower's own is 20 s
+RETRY_S = 1  # longest pause before a lost connection to the SuperLink is tried again; Flower's own is 20 s
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,12 @@ class Control:
         from flwr.proto.control_pb2 import ListRunsRequest
         from flwr.supercore.error import ApiErrorCode
 
+        found: Any = None
         with _errors("ask for a run's status", but={ApiErrorCode.RUN_ID_NOT_FOUND}):
             found = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
-            return f"{found.status}:{found.sub_status}" if found.sub_status else found.status
-        return "unknown"
+        if found is None:
+            return "unknown"
+        return f"{found.status}:{found.sub_status}" if found.sub_status else str(found.status)
 
     def register(self, node_key: str, name: str) -> int:
         """Let in the SuperNode with this key (OpenSSH text) and return its id; the same key again is the same node.
@@ -137,9 +139,11 @@ class Control:
         from flwr.proto.control_pb2 import RegisterNodeRequest
         from flwr.supercore.error import ApiErrorCode
 
-        key = key_bytes(node_key)
+        key, node_id = key_bytes(node_key), 0
         with _errors(f"register {name}", but={ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE}):
-            return int(self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id)
+            node_id = self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name)).node_id
+        if node_id:
+            return node_id
         for node in self.nodes():
             if node.public_key == key and node.status != "unregistered":
                 return node.node_id

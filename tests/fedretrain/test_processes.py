@@ -189,9 +189,7 @@ def test_nothing_survives_the_sigkill_of_its_supervisor(tmp_path: Path) -> None:
 def test_a_process_whose_parent_is_gone_already_ends(tmp_path: Path) -> None:
     """The parent died between starting it and its call of die_with_parent."""
     script = "from fedretrain.processes import die_with_parent; die_with_parent(); print('alive')"
-    child = Child(
-        "late", ["/usr/bin/env", f"{processes.PARENT}=1", sys.executable, "-c", script], tmp_path / "log", env
-    )
+    child = Child("late", ["/usr/bin/env", f"{processes.PARENT}=1", sys.executable, "-c", script], tmp_path / "log")
     child.start()
     assert eventually(lambda: not child.alive)
     assert child.returncode == 1
