@@ -94,6 +94,7 @@ path = "data.npz"
 # label = "diagnosis"               # a column of label names, or of their positions
 # sample_weight = "weight"          # optional
 # delimiter = ","                   # csv only
+# encoding = "utf-8"                # csv only
 
 # format = "images"                 # PNG, JPEG, GIF or BMP in one folder per class, named as the labels
 # path = "pictures"
@@ -135,6 +136,7 @@ approval = false                    # true: a person must say yes to each job, w
 bundles = []                        # SHA-256 of app bundles accepted beside the kit's
 
 [trainer]
+# backend = "client.trainer:Trainer"    # module:class that trains
 threads = 1                         # for one operation; must be the same at every site if results are to be repeatable
 # memory_mb = 4096                  # most the trainer may use
 nice = 5                            # 0 to 19: how much it gives way to other processes

@@ -186,6 +186,20 @@ def test_policy_is_asked_before_data_are_read_and_at_every_message(site: Guarded
     assert site.backend.trained == []
 
 
+def test_layers_are_looked_at_in_the_model_itself(site: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each job, and before data are read; layers that the policy allows pass."""
+    built: list[str] = []
+    monkeypatch.setattr("client.gatekeeper.trained_layers", lambda job, _: built.append(job.run) or ("base", "head"))
+    (site.home.root / "data.npz").rename(site.home.root / "away.npz")
+    site.policy('layers = ["head"]')
+    gate = site.start()
+    body = site.ask(gate, PREPARE, pack(job()))
+    assert (body["code"], body["where"]) == ("policy", "layers")
+    site.policy('layers = ["head", "b*"]')
+    assert site.ask(gate, PREPARE, pack(job()))["code"] == "data-unreadable"
+    assert built == [RUN]
+
+
 def test_small_data_are_not_counted_out(site: Guarded) -> None:
     """Fewer examples than the policy wants: the refusal names the rule, and no count leaves."""
     site.data(17)
