@@ -37,7 +37,6 @@ from .sealed import Hospitals, SealedSite
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, unflushed: None) -> None:
     monkeypatch.setattr("server.exchange.POLL_S", 0.005)
-    monkeypatch.setattr("server.deliver.ASK_S", 0.4)
 
 
 class Clinic(SealedSite):
@@ -174,8 +173,9 @@ def test_a_site_that_refuses_costs_no_other(field: Field, tmp_path: Path) -> Non
     assert behind(field.federation, datetime.now(UTC) + timedelta(minutes=61)) == ["b"]
 
 
-def test_a_site_that_does_not_answer_costs_no_other(field: Field) -> None:
+def test_a_site_that_does_not_answer_costs_no_other(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is late, and due again a minute later."""
+    monkeypatch.setattr("server.deliver.ASK_S", 1.0)
     field.sites[0].delay_s = 60
     field.deliver()
     assert ("delivery-failed", "a", "late") in field.events

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Message, RecordDict
 
 from fedretrain.errors import ConfigurationError, RunFailed
-from fedretrain.messages import PREPARE, TRAIN, Declined, pack
+from fedretrain.messages import BASE, PREPARE, TRAIN, Declined, pack
 from fedretrain.seal import Claims, sealed, unsealed
 from server.exchange import Question, exchange
 from server.messenger import messenger_of
@@ -209,12 +209,21 @@ def test_a_signature_for_something_else(tmp_path: Path, changes: dict[str, Any],
 
 
 def test_a_forged_answer_to_prepare_costs_its_sender_the_run(tmp_path: Path) -> None:
-    """The refusal bears the name on the roster, whatever the answer says."""
+    """The refusal bears the name on the roster, whatever the answer says, signed or not."""
+
+    def renamed(_type: str, _request: Any, reply: RecordDict) -> RecordDict:
+        reply["body"]["json"] = reply["body"]["json"].replace('"site":"z"', '"site":"zz"')
+        return reply
+
     x = SealedSite("x", forge=_other_key)
     y = SealedSite("y", forge=lambda *_: pack(Declined(run="r1", site="a", code="data-empty")))
-    loop = Hospitals(tmp_path, [*clinics(2), x, y]).loop(tmp_path, rounds=1)
+    z = SealedSite("z", tamper=renamed)
+    loop = Hospitals(tmp_path, [*clinics(2), x, y, z]).loop(tmp_path, rounds=1)
     loop.run()
-    assert [(e["site"], e["code"]) for e in loop.named("site-declined")] == [("x", "signature"), ("y", "signature")]
+    assert [(e["site"], e["code"]) for e in loop.named("site-declined")] == [
+        ("x", "signature"), ("y", "signature"), ("z", "site")
+    ]  # fmt: skip
+    assert [e["site"] for e in loop.named("site-prepared")] == ["a", "b"]
 
 
 def test_fault_27_a_site_slower_than_the_deadline_is_invited_again(tmp_path: Path) -> None:
@@ -288,6 +297,33 @@ def test_a_site_that_declined_may_change_its_mind(tmp_path: Path, monkeypatch: p
     loop.run()
     assert waiting.asked == [PREPARE, PREPARE]
     assert [e["code"] for e in loop.named("site-declined")] == ["not-approved"] * 2
+
+
+def test_a_site_that_declined_and_came_back_is_asked_at_once(tmp_path: Path) -> None:
+    """Whoever restarted it has mended something."""
+    x = SealedSite("x", declines={PREPARE: ("data-empty", "", "at least one example")})
+    grid = Hospitals(tmp_path, [*clinics(2), x])
+    loop = grid.loop(tmp_path, rounds=3)
+    after_round(loop, 1, lambda: (grid.offline.add("x"), x.declines.clear()))  # type: ignore[arg-type,return-value]
+    after_round(loop, 2, grid.offline.clear)
+    loop.run()
+    assert [len(e["sites"]) for e in loop.named("round-started")] == [2, 2, 3]
+
+
+def test_a_site_admitted_anew_takes_its_old_place(tmp_path: Path) -> None:
+    """Another machine with other keys under the same name: prepared, and asked instead of the old one."""
+    anew = SealedSite("c", 30)
+    grid = Hospitals(tmp_path, clinics(3))
+    loop = grid.loop(tmp_path, rounds=2)
+
+    def replace() -> None:
+        grid.sites[4] = anew
+        grid.enroll([grid.sites[1], grid.sites[2], anew])
+
+    after_round(loop, 1, replace)
+    loop.run()
+    assert anew.asked == [PREPARE, BASE, TRAIN]
+    assert [len(e["admitted"]) for e in loop.named("round-finished")] == [3, 3]
 
 
 def test_fault_31_too_few_connected_sites_are_waited_for_with_a_limit(tmp_path: Path) -> None:
