@@ -11,6 +11,7 @@ Taken for granted of Flower 1.41: Control and Runtime API are protobuf over HTTP
 kept as PEM; replies are trees of objects named by their SHA-256 (``server.guarded``), a message's own object on top.
 """
 
+import functools
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ from fedretrain.errors import ConfigurationError, MachineError
 if TYPE_CHECKING:
     from flwr.superlink.grid import HttpGrid
 
+SHUTDOWN_S = 2  # for requests under way when the SuperLink is told to end
 RETRY_S = 1  # longest pause before a lost connection to the SuperLink is tried again; Flower's own is 20 s
 
 
@@ -61,6 +63,10 @@ def key_bytes(openssh: str) -> bytes:
         return load_ssh_public_key(openssh.encode()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigurationError("expected a node's public key in OpenSSH form; the roster is damaged") from None
+
+
+class Refused(MachineError):
+    """The SuperLink answers, and refuses."""
 
 
 class Control:
@@ -206,15 +212,17 @@ class Runtime:
         """Say that the task is alive; False where the SuperLink has given it up. Raises MachineError."""
         from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
 
-        with _errors("send a heartbeat"), self._as(task) as client:
-            return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+        alive = False
+        with suppress(Refused), _errors("send a heartbeat"), self._as(task) as client:
+            alive = bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+        return alive
 
     def failed(self, task: Task, why: str) -> None:
         """Report that the task's process died; does nothing where it had reported its end. Raises MachineError."""
         from flwr.common.constant import SubStatus
         from flwr.proto.runtime_pb2 import PushTaskOutputRequest
 
-        with _errors("report a task's end", but_status={401, 403}), self._as(task) as client:
+        with suppress(Refused), _errors("report a task's end"), self._as(task) as client:
             client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=why))
 
     def close(self) -> None:
@@ -239,8 +247,11 @@ class Runtime:
 
 def run_superlink(arguments: Sequence[str]) -> None:
     """Be a SuperLink with these command line arguments until a signal ends it."""
+    import uvicorn
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
+    # clients that keep their connections open would otherwise hold up its end for half a minute
+    uvicorn.run = functools.partial(uvicorn.run, timeout_graceful_shutdown=SHUTDOWN_S)
     sys.argv = ["flower-superlink", *arguments]
     flower_superlink()
 
@@ -358,7 +369,7 @@ def inflate(root: str, contents: dict[str, bytes]) -> Message:
 
 
 @contextmanager
-def _errors(doing: str, *, but: Collection[int] = (), but_status: Collection[int] = ()) -> Iterator[None]:
+def _errors(doing: str, *, but: Collection[int] = ()) -> Iterator[None]:
     """Turn what the SuperLink's client raises into MachineError; codes in ``but`` merely end the block."""
     import httpx
     from flwr.supercore.error import FlowerError
@@ -367,10 +378,10 @@ def _errors(doing: str, *, but: Collection[int] = (), but_status: Collection[int
         yield
     except httpx.HTTPStatusError as error:
         known = FlowerError.from_json(error.response.text)
-        if error.response.status_code in but_status or (known is not None and known.code in but):
+        if known is not None and known.code in but:
             return
         said = known.message if known is not None else f"HTTP status {error.response.status_code}"
-        raise MachineError(f"cannot {doing}: the SuperLink refuses: {said}") from None
+        raise Refused(f"cannot {doing}: the SuperLink refuses: {said}") from None
     except (httpx.HTTPError, OSError, ValueError) as error:
         raise MachineError(
             f"cannot {doing}: the SuperLink does not answer ({type(error).__name__}); "

@@ -37,7 +37,7 @@ from server.guarded import GuardedGrid
 from server.keyfile import write_key
 from server.superlink import superlink_address
 
-PATIENCE_S = 60.0  # for a process to start on a busy machine
+PATIENCE_S = 120.0  # for a process to start on a busy machine
 APP = """from flwr.serverapp import ServerApp
 app = ServerApp()
 @app.main()

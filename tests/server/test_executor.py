@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +145,12 @@ def test_an_app_that_takes_long_to_start_is_kept_alive(tmp_path: Path, monkeypat
     finally:
         child.stop(0)
     assert beats == [1, 1, 1]
+
+
+def test_the_processes_that_stay_do_not_load_tensorflow() -> None:
+    """They wait for days; half a gigabyte each would be wasted."""
+    code = "import sys, server.executor, server.flowerside; sys.exit(bool({'tensorflow', 'keras'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def _is_alive(pid: int) -> bool:

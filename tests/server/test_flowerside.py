@@ -90,6 +90,7 @@ def test_a_run_goes_through_its_states(link: Link, tmp_path: Path) -> None:
     runtime.failed(task, "killed")
     assert control.run_status(run_id) == "finished:failed"
     runtime.failed(task, "killed again")
+    assert not runtime.heartbeat(task)
     control.stop_run(run_id)
     control.stop_run(7)
     assert control.run_status(run_id) == "finished:failed"

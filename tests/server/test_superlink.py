@@ -1,7 +1,9 @@
 """The SuperLink as we start it: who can reach it, what it keeps, and that it comes back as it was."""
 
+import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ def test_a_superlink_that_never_ran_is_said_to_be_missing(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_fault_37_a_killed_superlink_comes_back_with_everything(tmp_path: Path) -> None:
-    """After SIGKILL and ten seconds: same port, same nodes, the run goes on, and a reply on its way is taken."""
+    """After SIGKILL and ten seconds: same port, same nodes, the run and a call under way go on, a reply is taken."""
     federation = make_federation(tmp_path / "federation")
     with running(federation) as link:
         control = link.control()
@@ -45,11 +47,14 @@ def test_fault_37_a_killed_superlink_comes_back_with_everything(tmp_path: Path) 
         (message_id,) = grid.push_messages([Message(content, site.node_id, "train", ttl=120)])
         asked, address = site.asked(), link.address
         link.kill()
-        time.sleep(10)
-        link.start()
+        with ThreadPoolExecutor(1) as meanwhile:
+            keys = meanwhile.submit(grid.node_keys)
+            time.sleep(10)
+            assert not keys.done()
+            link.start()
+            assert keys.result(timeout=10) == {site.node_id: site.pem}
         assert link.address == address
         assert control.run_status(grid.run.run_id) == "running"
-        assert grid.node_keys() == {site.node_id: site.pem}
         site.answer(asked, raw_records({"0": raw_array(npy(np.zeros(3, "float32")))}))
         time.sleep(0.5)
         (reply,) = grid.pull_messages([message_id])
@@ -58,7 +63,7 @@ def test_fault_37_a_killed_superlink_comes_back_with_everything(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_it_listens_on_loopback_with_tls_and_its_files_are_the_owners(tmp_path: Path) -> None:
-    """Every socket that listens is on 127.0.0.1; database and secret are 0600; plain HTTP gets no answer."""
+    """Every socket that listens is on 127.0.0.1; database and secret are 0600; told to end, it ends by itself."""
     federation = make_federation(tmp_path / "federation")
     with running(federation) as link:
         assert link.child.pid
@@ -68,7 +73,10 @@ def test_it_listens_on_loopback_with_tls_and_its_files_are_the_owners(tmp_path: 
         with socket.create_connection(("127.0.0.1", int(federation.superlink_port.read_text())), timeout=5) as plain:
             plain.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b"200" not in plain.recv(100)
+        assert link.control().answers()  # and this connection stays open
         assert federation.secret.read_bytes() not in Path(f"/proc/{link.child.pid}/cmdline").read_bytes()
+        link.child.stop(30)
+        assert link.child.returncode in {0, -signal.SIGTERM}
 
 
 def _listening(pid: int) -> set[tuple[str, str]]:
