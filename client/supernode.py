@@ -100,8 +100,9 @@ def refusal(address: str, status: int, text: str) -> str:
         )
     if "activat" in text.lower():
         return (
-            f"the server at {address} still counts this site as connected{said}; after an unclean stop that ends within"
-            " 60 s and it is tried again; if it lasts, another machine uses this site's key"
+            f"the server at {address} does not let this site in{said} It may still count it as connected, which ends"
+            " within 60 s of an unclean stop; or another machine uses this site's key; or the site is not admitted."
+            " Tried again until it is let in"
         )
     return f"the server at {address} refused this site (HTTP status {status}){said}"
 
@@ -161,7 +162,8 @@ def home_argument(name: str, description: str) -> Home:
     parser = argparse.ArgumentParser(prog=name, description=description)
     parser.add_argument("--home", type=Path, default=None, help="the site's folder, by default ~/.fedretrain")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("flwr").propagate = False  # it has a handler of its own
     return Home.at(parser.parse_args().home)
 

@@ -3,16 +3,19 @@
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
 
 from client import identity
 from client.home import Home
@@ -23,7 +26,7 @@ from fedretrain.membership import Kit, public_key, public_text
 from fedretrain.messages import BASE, PREPARE, TRAIN, BaseRequest, PrepareRequest, TrainRequest, pack
 from fedretrain.processes import Child, clean_environment, module_command
 from fedretrain.seal import About, request_claims, sealed, unsealed
-from tests.server.fleet import Link, eventually, make_bundle
+from tests.server.fleet import Link, eventually
 
 ROOT = Path(__file__).parents[2]
 FEDERATION = "test"
@@ -146,6 +149,7 @@ class Coordinator:
         self._home, self._job, self._node = home, job, node
         self._grid = link.grid(bundle)
         self._grid.limit(200_000_000)
+        threading.Thread(target=self._beat, daemon=True).start()
 
     def online(self) -> bool:
         """Whether the SuperLink takes the site for connected."""
@@ -175,6 +179,13 @@ class Coordinator:
         """What the site's processes printed."""
         return "\n".join(f"== {f.name}\n{f.read_text()}" for f in sorted(self._home.log.glob("*.log")))
 
+    def _beat(self) -> None:
+        """Keep the run alive: Flower gives it up after a minute without."""
+        while True:
+            time.sleep(10)
+            with suppress(httpx.HTTPError, RuntimeError):
+                self._grid._grid._runtime_client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+
     def _read(self, reply: Message) -> dict[str, Any]:
         if reply.has_error():
             return {"kind": "error", "code": int(reply.error.code)}
@@ -201,18 +212,11 @@ def wait_until_online(coordinator: Coordinator, within_s: float = 60.0) -> None:
     assert eventually(coordinator.online, within_s), coordinator.logs()
 
 
-@contextmanager
-def federation(
-    folder: Path, link: Link, job: Job | None = None, *, pinned: bool = True
-) -> Iterator[tuple[Home, Coordinator]]:
-    """A joined site and a coordinator in the middle of a run."""
-    wanted = job or Job()
-    bundle = make_bundle(folder / "bundle", "pass")
-    home = joined(
-        folder / "home", "north", link.address, link.ca.decode(), wanted, sha256(bundle) if pinned else "0" * 64
-    )
+def federation(folder: Path, link: Link, job: Job, bundle: bytes, pinned: str = "") -> tuple[Home, Coordinator]:
+    """A joined site and a coordinator in the middle of a run with this bundle; the site pins it, or ``pinned``."""
+    home = joined(folder, link, job, pinned or sha256(bundle))
     node = link.control().register(identity.request(home, "north").node_key, "north")
-    yield home, Coordinator(link, home, job, bundle, node)
+    return home, Coordinator(link, home, job, bundle, node)
 
 
 def environment(**values: object) -> Mapping[str, str]:
