@@ -23,7 +23,7 @@ from fedretrain.errors import ConfigurationError, MachineError
 
 SERVICE = "fedretrain.Trainer"
 METHOD = f"/{SERVICE}/Handle"
-FORMAT = "fedretrain.wire/1"
+FORMAT: Literal["fedretrain.wire/1"] = "fedretrain.wire/1"
 PIECE_BYTES = 1024 * 1024
 LARGEST_BYTES = 2**31 - 1  # what one protobuf message can hold
 SOCKET_PATH_BYTES = 107  # the system's limit

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from flwr.app import RecordDict
 
 SHORTEST_PAUSE_S = 0.05  # between two looks for something that is to come
-BACKOFF = {"initial_backoff": SHORTEST_PAUSE_S, "backoff_cap": 1.0}  # of objects that are announced and on their way
+LONGEST_BACKOFF_S = 0.5  # between two looks for an object that is announced and on its way
 
 
 def auth_headers(node_private_key: "EllipticCurvePrivateKey") -> dict[str, str]:
@@ -39,7 +39,7 @@ def to_bytes(content: "RecordDict") -> bytes:
     """Flower's protobuf form of a message's records."""
     from flwr.common.serde import recorddict_to_proto
 
-    return recorddict_to_proto(content).SerializeToString()
+    return bytes(recorddict_to_proto(content).SerializeToString())
 
 
 def from_bytes(data: bytes) -> "RecordDict":

@@ -24,6 +24,7 @@ from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
 from flwr.supercore.error import FlowerError
 from flwr.supercore.exit import add_exit_handler
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
@@ -34,7 +35,7 @@ from flwr.supernode.nodestate import NodeStateFactory
 
 from fedretrain.errors import MachineError
 
-from . import BACKOFF, SHORTEST_PAUSE_S
+from . import LONGEST_BACKOFF_S, SHORTEST_PAUSE_S
 from .state import State
 
 log = logging.getLogger(__name__)
@@ -123,11 +124,13 @@ def _adapted(node: Node, state: State, listener: Listener) -> Iterator[None]:
     def thread_ended(arguments: threading.ExceptHookArgs) -> None:
         ended.append(str(arguments.exc_value or arguments.exc_type.__name__))
 
-    replaced = [
+    pull = partial(pull_objects, initial_backoff=SHORTEST_PAUSE_S, backoff_cap=LONGEST_BACKOFF_S)
+    connect = partial(_connection, fleet.http_request_response, node, listener)
+    replaced: list[tuple[Any, str, Any]] = [
         (loop, "time", SimpleNamespace(sleep=partial(_sleep, state, ended))),
-        (loop, "pull_objects", partial(loop.pull_objects, **BACKOFF)),
+        (loop, "pull_objects", pull),
         (loop, "flwr_exit", end),
-        (loop, "http_request_response", partial(_connection, loop.http_request_response, node, listener)),
+        (loop, "http_request_response", connect),
         (fleet, "flwr_exit", end),
         (fleet, "NodeAuthHttpInterceptor", partial(_Watching, listener=listener)),
         (threading, "excepthook", thread_ended),

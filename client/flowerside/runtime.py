@@ -35,7 +35,7 @@ from flwr.supernode.runtime.run_clientapp import push_message
 
 from fedretrain.errors import MachineError
 
-from . import BACKOFF
+from . import LONGEST_BACKOFF_S, SHORTEST_PAUSE_S
 
 
 class Runtime:
@@ -101,8 +101,13 @@ class Task:
             self._tree = pulled.message_object_trees[0]
             node, run = Node(node_id=self._context.node_id), self._context.run_id
             fetch = make_pull_object_fn_protobuf(self._client.PullObject, node, run)
-            message: Message = pull_and_inflate_object_from_tree(
-                self._tree, fetch, lambda _: None, return_type=Message, **BACKOFF
+            message = pull_and_inflate_object_from_tree(
+                self._tree,
+                fetch,
+                lambda _: None,
+                return_type=Message,
+                initial_backoff=SHORTEST_PAUSE_S,
+                backoff_cap=LONGEST_BACKOFF_S,
             )
         message.metadata.__dict__["_message_id"] = self._tree.object_id  # as Flower's own executor does
         self._message = message
