@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from fedretrain.atomic import disk_errors
 from fedretrain.errors import FedretrainError, MachineError
 from fedretrain.runfolder import RunFolder
 
@@ -156,7 +157,8 @@ class Reconciler:
             self._begun[run] = now
         then = self._begun.get(run, {})
         last = starts[-1].model_copy(update={"excused": starts[-1].excused or now != then})
-        if not _busy(folder) and not (status == "pending" or (status in UNSETTLED and _same_executor(now, then))):
+        under_way = status == "pending" or (status in UNSETTLED and _same_executor(now, then))
+        if not _busy(folder) and (_has_spoken(folder) or not under_way):
             if status in UNSETTLED:
                 with _calls():
                     control.stop_run(last.flower_run)
@@ -168,6 +170,8 @@ class Reconciler:
         return starts
 
     def _start(self, control: "Control", folder: RunFolder, starts: tuple[Start, ...]) -> None:
+        with disk_errors(folder.failure, "remove"):
+            folder.failure.unlink(missing_ok=True)
         run, number = folder.run_id, self._submit(control, str(folder.root), "run")
         self._begun[run] = self._processes()
         start = Start(flower_run=number, at=utc(), progress=desired.progress(folder))
@@ -263,6 +267,11 @@ def _calls() -> Iterator[None]:
         yield
     except MachineError as error:
         raise _SuperLinkGone(str(error)) from error
+
+
+def _has_spoken(folder: RunFolder) -> bool:
+    """Whether the process of the last start has ended with a word: its report to the SuperLink may be lost."""
+    return folder.result.exists() or folder.failure.exists()
 
 
 def _same_executor(now: Processes, then: Processes) -> bool:

@@ -144,7 +144,7 @@ class Up:
     def _on_change(self, child: Child, words: str) -> None:
         if words not in {"started", "stopped"}:
             self._ends[child.name] += 1
-            last = _last_line(child.log)
+            last = _last_line(child.log) if child.returncode and child.returncode > 0 else ""
             words += f": {last}" if last else ""
         self._words[child.name] = words if words != "started" else f"process {child.pid} since {utc()[:19]}Z"
         _say(f"{child.name} {words}")
