@@ -114,6 +114,7 @@ class Attendance:
                 self._tell_absent(set(ready))
                 return self._enough(ready)
             else:
+                self._tell_absent(set(ready))
                 time.sleep(LOOK_S)
             names = self._online()
         return self._sites

@@ -20,7 +20,7 @@ from fedretrain.arrays import HEADER_LIMIT, shown
 from fedretrain.contract import Contract
 from fedretrain.errors import ConfigurationError, RejectedUpdate
 from fedretrain.membership import public_key
-from fedretrain.seal import About, BrokenSeal, Claims, request_claims, sealed, unsealed
+from fedretrain.seal import RECORD, About, BrokenSeal, Claims, request_claims, sealed, unsealed
 
 from .flowerside import key_bytes
 
@@ -121,7 +121,8 @@ class SealedMessenger(Messenger):
         try:
             claims, content = unsealed(reply, public_key(self._member(asked.site).signing_key))
         except BrokenSeal as broken:
-            raise RejectedUpdate("signature", f"expected the signature of {asked.site}: {broken}") from None
+            hint = "" if RECORD in reply else "; is the site's trainer, which signs, down? Its own log says why"
+            raise RejectedUpdate("signature", f"expected the signature of {asked.site}: {broken}{hint}") from None
         _answers(asked, claims)
         return content
 
