@@ -30,7 +30,7 @@ from flwr.serverapp import Grid
 from fedretrain import atomic
 from fedretrain.crashpoint import crash_point
 from fedretrain.digest import sha256
-from fedretrain.errors import DeclinedRequest, RejectedUpdate
+from fedretrain.errors import RejectedUpdate
 from fedretrain.ledger import files_of
 from fedretrain.messages import RELEASE, Declined, ReleaseReply, ReleaseRequest, pack
 from fedretrain.release import IDENTIFYING
@@ -183,28 +183,28 @@ class _Delivery:
 
     def _settle(self, site: str, answer: Answer) -> None:
         """Remember what a site answered, and tell it where it is news."""
-        code, detail = _trouble(answer, self._incumbent)
+        trouble = _trouble(answer, self._incumbent)
         before = self._before.get(site, Installed())
-        entry = replace(before, offered=self._incumbent, code=code, at=_utc())
+        entry = replace(before, offered=self._incumbent, code=trouble.get("code", ""), at=_utc())
         if isinstance(answer, ReleaseReply):
             entry = replace(entry, installed=answer.installed, used=answer.used)
         self.outcome[site] = entry
         _remember(self._federation, site, entry)
-        if code:
-            self._emit("delivery-failed", site=site, release=self._incumbent, code=code, detail=detail)
+        if trouble:
+            self._emit("delivery-failed", site=site, release=self._incumbent, **trouble)
         elif before.installed != self._incumbent:
             self._emit("delivered", site=site, release=self._incumbent)
 
 
-def _trouble(answer: Answer, incumbent: str) -> tuple[str, str]:
-    """Code and detail of an answer that does not say that the release in use is installed; both empty where it does."""
+def _trouble(answer: Answer, incumbent: str) -> dict[str, str]:
+    """Code, where and expected of an answer that does not say that the release in use is installed; else empty."""
     if isinstance(answer, RejectedUpdate):
-        return answer.code, answer.detail
+        return {"code": answer.code, "where": "", "expected": answer.detail.removeprefix("expected ")}
     if isinstance(answer, Declined):
-        return answer.code, str(DeclinedRequest(answer.code, answer.where, answer.expected))
+        return {"code": answer.code, "where": answer.where, "expected": answer.expected}
     if answer.installed != incumbent:
-        return "release-refused", f"has {answer.installed[:16] or 'none'} after it was sent {incumbent[:16]}"
-    return "", ""
+        return {"code": "release-refused", "where": "", "expected": f"{incumbent[:16]}, has {answer.installed[:16]}"}
+    return {}
 
 
 def _due(entry: Installed | None, admitted: str, incumbent: str, now: datetime) -> bool:

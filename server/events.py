@@ -22,7 +22,7 @@ under ``at``. Names of sites are sorted::
     released            release (its id)
     rejected            reasons [text]
     delivered           site, release
-    delivery-failed     site, release, code, detail
+    delivery-failed     site, release, code, where, expected
     failed              reason
     warning             text
 """
