@@ -115,11 +115,8 @@ def logs(
         from .federation import Federation
 
         federation = Federation.open(folder)
-        lines = (
-            reader.run_log(federation, run, follow, as_json) if run else reader.server_log(federation, follow, as_json)
-        )
         try:
-            for line in lines:
+            for line in reader.lines(federation, run, follow, as_json):
                 typer.echo(line)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None

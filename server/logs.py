@@ -6,7 +6,7 @@ beginning; nothing is held in memory but what is new.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,7 +119,7 @@ def _finished(event: dict[str, Any]) -> str:
     return f"round {event['round']}: {took}"
 
 
-_TOLD: Final = {
+_TOLD: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "run-started": lambda e: f"{e['completed']} of {e['rounds']} rounds complete",
     "site-prepared": lambda e: f"{e['site']}: {e['train_examples']} examples",
     "site-declined": lambda e: f"{e['site']}: {words.declined(e)}",

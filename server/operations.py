@@ -200,9 +200,6 @@ def server(federation: Federation) -> dict[str, Any]:
 
 def _check(federation: Federation, job: Job, path: Path) -> None:
     """What can be seen to be wrong without opening the model."""
-    for key, file in [("model.path", job.model.path), *((f"holdout.{h.name}.path", h.path) for h in job.holdout)]:
-        if not file.exists():
-            raise ConfigurationError(f"{path}: {key}: expected a file, got {file}, which does not exist")
     members = len(federation.active())
     if members < job.participation.min_sites:
         raise ConfigurationError(
