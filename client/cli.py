@@ -226,8 +226,7 @@ def export(
     with _answers(as_json):
         from . import releases
 
-        place = _home(home)
-        found = releases.export(place, file, releases.allowed_modules(place))
+        found = releases.export(_home(home), file)
         _print(as_json, [f"{file}: release {found.id}"], {"release": found.id, "file": str(file)})
 
 

@@ -14,10 +14,13 @@ Layout of ``home.releases``::
 A site's own serving code reads the release in use like this; its content is verified at each call::
 
     from client.home import Home
-    from client.releases import current, load_model
+    from client.releases import current, load_model, used
 
     release = current(Home.at())          # fedretrain.release.Release: id, architecture, weights, contract, ...
     model = load_model(Home.at())         # the same as a Keras model, uncompiled
+
+``used(home)`` is the id alone, read in no time: code that serves for weeks asks it now and then, and loads again when
+it has changed.
 """
 
 import logging
@@ -38,7 +41,20 @@ from .shelf import Current, Shelf
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["LATEST", "Installer", "back", "build", "current", "export", "load_model", "remove", "use"]
+__all__ = [
+    "LATEST",
+    "Installer",
+    "allowed_modules",
+    "back",
+    "build",
+    "current",
+    "export",
+    "find",
+    "load_model",
+    "remove",
+    "use",
+    "used",
+]
 
 log = logging.getLogger(__name__)
 
@@ -55,19 +71,25 @@ def current(home: Home) -> Release | None:
     return Shelf(home).in_use()
 
 
-def load_model(home: Home, allow_modules: Sequence[str] = ()) -> "keras.Model":
+def used(home: Home) -> str | None:
+    """The id of the release in use, None before the first; nothing is verified. Raises as ``current``."""
+    pointer = Shelf(home).read()
+    return pointer.used if pointer else None
+
+
+def load_model(home: Home, allow_modules: Sequence[str] | None = None) -> "keras.Model":
     """The release in use as a Keras model, uncompiled; imports TensorFlow.
 
     Args:
         home: The site.
-        allow_modules: Modules of the site's own whose layer classes the model may use.
+        allow_modules: Modules of the site's own whose layer classes the model may use; default: those of ``site.toml``.
 
     Raises:
         ConfigurationError: There is no release yet, or the model holds a layer outside the allow-list.
         UntrustedRelease: As ``current``.
         MachineError: The disk failed.
     """
-    return build(_in_use(home), allow_modules)
+    return build(_in_use(home), allowed_modules(home) if allow_modules is None else allow_modules)
 
 
 def use(home: Home, identity: str) -> Release:
@@ -176,7 +198,7 @@ def _latest(shelf: Shelf, pointer: Current | None) -> str:
     return shelf.resolve(ledger.incumbent)
 
 
-def export(home: Home, file: Path, allow_modules: Sequence[str] = ()) -> Release:
+def export(home: Home, file: Path) -> Release:
     """Write the release in use as a ``.keras`` file for code that reads such files, all or nothing.
 
     Raises:
@@ -187,7 +209,7 @@ def export(home: Home, file: Path, allow_modules: Sequence[str] = ()) -> Release
     if file.suffix != ".keras":
         raise ConfigurationError(f"{file}: expected a file name that ends in .keras")
     release = _in_use(home)
-    model = build(release, allow_modules)
+    model = build(release, allowed_modules(home))
     with atomic.replacing(file) as temporary:
         named = temporary.with_suffix(".keras")  # Keras writes to no other suffix
         try:

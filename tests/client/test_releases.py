@@ -87,6 +87,7 @@ def test_a_release_is_installed_beside_the_old_one_and_used(out: Path, site: Sit
     assert len(Shelf(site.home).ids()) == 2
     assert {p.name for p in (Shelf(site.home).folder / in_use(out)).iterdir()} == set(IDENTIFYING)
     assert site.receive({}) == reply
+    assert releases.used(site.home) == in_use(out)
     release = releases.current(site.home)
     assert release is not None
     np.testing.assert_array_equal(release.weights[0], weights(2)[0])
@@ -97,6 +98,7 @@ def test_a_site_without_a_release_says_so(out: Path, tmp_path: Path) -> None:
     site = SiteUnderTest(tmp_path / "home", out)
     assert (site.receive({}).installed, site.receive({}).used) == ("", "")
     assert releases.current(site.home) is None
+    assert releases.used(site.home) is None
     with pytest.raises(ConfigurationError, match="no release has arrived here yet"):
         releases.use(site.home, releases.LATEST)
 
