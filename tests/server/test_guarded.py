@@ -36,6 +36,7 @@ class Stage:
     def __init__(self, link: Link, grid: GuardedGrid) -> None:
         control = link.control()
         self.grid = grid
+        self.details: list[str] = []
         self.bad, self.good = Site(link, "bad").join(control), Site(link, "good").join(control)
 
     def ask(self, site: Site) -> tuple[str, Message]:
@@ -63,6 +64,7 @@ class Stage:
             for key in arrays:
                 view(key, arrays[key], SPEC)
         except RejectedUpdate as refusal:
+            self.details.append(refusal.detail)
             return refusal.code
         return "taken"
 
@@ -148,6 +150,7 @@ def test_fault_08_what_expands_is_refused_while_it_is_small(stage: Stage, way: s
     )
     with frugal():
         assert stage.judge(raw_records(bomb), limit=64 * 2**20) == "malformed"
+    assert "arrays of at most" in stage.details[0]
 
 
 def test_fault_08_more_bytes_than_the_limit_are_not_fetched(stage: Stage) -> None:
@@ -164,6 +167,7 @@ def test_fault_08_more_bytes_than_the_limit_are_not_fetched(stage: Stage) -> Non
     arrays = {str(i): raw_array(np.full(25_000, i, "float32").tobytes()) for i in range(20)}
     assert stage.judge(raw_records(arrays), limit=200_000) == "malformed"
     assert sum(fetched) < 600_000
+    assert "arrays of at most" in stage.details[0]
 
 
 def test_a_reply_of_too_many_objects_or_too_much_around_the_arrays_is_refused(
@@ -172,8 +176,10 @@ def test_a_reply_of_too_many_objects_or_too_much_around_the_arrays_is_refused(
     """Counted as they are named, before they are fetched."""
     monkeypatch.setattr(module, "OBJECTS_LIMIT", 8)
     assert stage.judge(raw_records({str(i): raw_array(bytes([i])) for i in range(9)})) == "malformed"
+    assert "at most 8 objects" in stage.details[0]
     monkeypatch.setattr(module, "METADATA_LIMIT", 2000)
     assert stage.judge(raw_records({"0": raw_array(npy(GOOD), dtype="f" * 3000)})) == "malformed"
+    assert "around the arrays" in stage.details[1]
 
 
 def test_fault_09_an_unknown_serialisation_is_refused(stage: Stage) -> None:
