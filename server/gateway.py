@@ -5,6 +5,8 @@ and SIGINT let what is under way finish for a few seconds. ``state/gateway.json`
 
     {"host": "0.0.0.0", "pid": 4711, "port": 8443}
 
+With FEDRETRAIN_LOG_LEVEL=DEBUG in the environment each call is logged: site, name, bytes in and out, seconds taken.
+
 What it answers stands in ``server.gateway_app``, how connections are taken in in ``server.gateway_door``. Use::
 
     python -m server.gateway --folder FOLDER
@@ -185,6 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = parser.parse_args(arguments).folder
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs each request
+    if os.environ.get("FEDRETRAIN_LOG_LEVEL") == "DEBUG":
+        logging.getLogger(__package__).setLevel(logging.DEBUG)
     try:
         process = Process(Federation.open(folder))
     except FedretrainError as error:

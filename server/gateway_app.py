@@ -136,7 +136,7 @@ class Gateway:
         announced = origin.headers.get("content-length", "0")
         if announced.isdigit() and int(announced) > limit:
             raise too_large(int(announced), limit).of(member.name)
-        sent = 0
+        sent, start = 0, time.monotonic()
         try:
             async with self._superlink.call(PREFIX + call, passed_on(origin.headers.items()), body.pieces()) as answer:
                 self._follow(call, member.name, origin.address, answer)
@@ -145,6 +145,8 @@ class Gateway:
             raise refused.of(member.name) from None
         finally:
             self._counters.moved(traffic, body.size, sent)
+            took = time.monotonic() - start
+            _log.debug("call %s %s in %d out %d took %.3f", member.name, call, body.size, sent, took)
 
     def _authenticate(self, origin: _Origin) -> Caller:
         """The member that signed a request; raises Refused."""
@@ -189,9 +191,9 @@ class Gateway:
         ago = self._clock() - heard
         if ago > _LAPSE_S:
             return Refused(
-                "connected",
-                f"site {site} cannot be connected yet: the server is still taking up its key, or an earlier connection "
-                f"with it has not lapsed; try again, it takes at most {_LAPSE_S} s",
+                "not-ready",
+                f"the server does not take site {site} yet: it is still registering its key, or an earlier connection "
+                f"has not lapsed; try again, it takes at most {_LAPSE_S} s",
                 site,
             )
         return Refused(

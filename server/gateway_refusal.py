@@ -8,6 +8,7 @@ Invariants:
 - A SuperNode prints the sentence of what refuses its first call, ``activate-node``, if the status is neither 401 nor
   403; so who may not take part gets SuperLink's own 412 there. On any later call it gets 401, by which a SuperNode ends
   itself in good order, to be told why when it starts again. 403 means "this run is over" to it: we never send that.
+  After a 503 it tries again, as often as it takes.
 """
 
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ KINDS: Final = {
     "not-admitted": Kind(HTTPStatus.FORBIDDEN, _ACTIVATION),
     "revoked": Kind(HTTPStatus.FORBIDDEN, _ACTIVATION),
     "connected": Kind(HTTPStatus.CONFLICT, _ACTIVATION),
+    "not-ready": Kind(HTTPStatus.SERVICE_UNAVAILABLE, _UNAVAILABLE),
     "not-found": Kind(HTTPStatus.NOT_FOUND),
     "too-large": Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     "too-often": Kind(HTTPStatus.TOO_MANY_REQUESTS),

@@ -257,12 +257,16 @@ def test_fault_24_the_second_node_with_one_key_learns_why_it_is_refused(
     site: httpx.Client, superlink: StubSuperLink, federation: Federation, key: ec.EllipticCurvePrivateKey
 ) -> None:
     """SuperLink's bare refusal becomes: connected already, from where, and what to do; the operator sees it too."""
+    honest, bare = superlink.answer, b'{"code": 2004, "detail": "Failed to activate SuperNode."}'
+    superlink.answer = lambda *_: (412, bare)
+    assert site.post(ACTIVATE, content=b"x", headers=signed(key)).status_code == 503  # nobody has the place: try again
+    superlink.answer = honest
     assert site.post(ACTIVATE, content=b"x", headers=signed(key)).status_code == 200
-    superlink.answer = lambda *_: (412, b'{"code": 2004, "detail": "Failed to activate SuperNode."}')
+    superlink.answer = lambda *_: (412, bare)
     words = sentence(site.post(ACTIVATE, content=b"x", headers=signed(key)))
     assert "site hospital-a is connected already, from 127.0.0.1, last heard 0 s ago" in words
     assert "if a second one runs with it, stop it" in words
-    wait_for(lambda: [r.code for r in traffic(federation).refusals] == ["connected"])
+    wait_for(lambda: [r.code for r in traffic(federation).refusals] == ["not-ready", "connected"])
 
 
 def test_strangers_are_slowed_down_and_members_are_not(
