@@ -51,10 +51,12 @@ class Loop:
         sites: Sequence[NumpySite],
         grid: ScriptedGrid | None = None,
         contract: Contract = CONTRACT,
+        *,
         messenger: Messenger = PLAIN,
+        run: str = "r1",
         **job: Any,
     ) -> None:
-        self.plan = make_plan(make_job(out, **job), contract=contract)
+        self.plan = make_plan(make_job(out, **job), run, contract)
         self.messenger = messenger
         self.grid = grid or ScriptedGrid(sites)
         self.folder = RunFolder.create(out, self.plan.run, self.plan.job)

@@ -93,7 +93,7 @@ class Hospitals(ScriptedGrid):
 
     def loop(self, out: Path, run: str = "r1", **job: Any) -> Loop:
         """A run of the round loop over these sites."""
-        loop = Loop(out, [], self, messenger=SealedMessenger(self.federation, self, run), **job)
+        loop = Loop(out, [], self, messenger=SealedMessenger(self.federation, self, run), run=run, **job)
         members = tuple(sorted(self.federation.active()))
         object.__setattr__(loop.plan, "expected", members)
         return loop
