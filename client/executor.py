@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from flwr.app import Metadata, RecordDict
+
 from fedretrain.errors import ConfigurationError, FedretrainError, MachineError
 from fedretrain.membership import Kit
 from fedretrain.messages import Declined, pack
@@ -25,8 +27,6 @@ from .sitefile import load_site
 from .supernode import home_argument
 
 if TYPE_CHECKING:
-    from flwr.app import Message, RecordDict
-
     from .flowerside.runtime import Runtime, Task
 
 log = logging.getLogger(__name__)
@@ -82,37 +82,37 @@ class Executor:
             log.warning("%s", error)
             task.give_up("no message")
             return
-        started = time.monotonic()
-        answer = self._answer(message, task.bundle)
-        task.reply(answer)
-        log.info("%s answered in %.2f s", message.metadata.message_type, time.monotonic() - started)
+        started, about, content = time.monotonic(), message.metadata, flowerside.to_bytes(message.content)
+        message.content = RecordDict()  # the reply needs its metadata alone, and there may be a whole model in it
+        task.reply(self._answer(about, content, task.bundle))
+        log.info("%s answered in %.2f s", about.message_type, time.monotonic() - started)
 
-    def _answer(self, message: "Message", bundle: str) -> "RecordDict":
+    def _answer(self, about: Metadata, content: bytes, bundle: str) -> RecordDict:
         """The trainer's answer, or a refusal."""
         if not bundle_accepted(self._policy(), self._kit.bundle, bundle):
             log.error("refused a task of the app bundle %s; accepted: the kit's, %s", bundle, self._kit.bundle)
-            return self._refused(message, wire.Decline(code="policy", where="bundles", expected="the kit's app bundle"))
-        content = flowerside.to_bytes(message.content)
+            decline = wire.Decline(code="policy", where="bundles", expected="the kit's app bundle")
+            return self._refused(about, content, decline)
         for attempt in (1, 2):
             try:
-                return flowerside.from_bytes(self._ask(message, content, _seconds_left(message)))
+                return flowerside.from_bytes(self._ask(about, content, _seconds_left(about)))
             except wire.TrainerLost as lost:
-                log.warning("%s, attempt %d: %s", message.metadata.message_type, attempt, lost)
+                log.warning("%s, attempt %d: %s", about.message_type, attempt, lost)
                 if lost.late:
                     break
-        return self._refused(message, wire.Decline(code="trainer-failure", expected="see the site's log"))
+        return self._refused(about, content, wire.Decline(code="trainer-failure", expected="see the site's log"))
 
-    def _refused(self, message: "Message", decline: wire.Decline) -> "RecordDict":
+    def _refused(self, about: Metadata, content: bytes, decline: wire.Decline) -> RecordDict:
         """A refusal signed by the trainer; unsigned, which the server will not believe, where there is none."""
         try:
-            content = flowerside.to_bytes(message.content)
-            return flowerside.from_bytes(self._ask(message, content, REFUSAL_S, decline))
+            return flowerside.from_bytes(self._ask(about, content, REFUSAL_S, decline))
         except MachineError as error:
             log.warning("the trainer does not sign the refusal: %s", error)
             return pack(Declined(run="", site=self._kit.site, **decline.model_dump()))
 
-    def _ask(self, message: "Message", content: bytes, seconds: float, decline: wire.Decline | None = None) -> bytes:
-        about = message.metadata
+    def _ask(
+        self, about: Metadata, content: bytes, seconds: float, decline: wire.Decline | None = None
+    ) -> bytes | bytearray:
         header = wire.Question(size=len(content), id=about.message_id, message_type=about.message_type, decline=decline)
         return wire.ask(self._home.socket, header, content, seconds)
 
@@ -124,9 +124,9 @@ class Executor:
             return Policy()
 
 
-def _seconds_left(message: "Message") -> float:
+def _seconds_left(about: Metadata) -> float:
     """Until whoever asked stops waiting."""
-    return message.metadata.created_at + message.metadata.ttl - time.time()
+    return about.created_at + about.ttl - time.time()
 
 
 @contextmanager

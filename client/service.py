@@ -45,12 +45,12 @@ class Desk:
 
     def __init__(self, answer: Answerer, overrun: Callable[[], None]) -> None:
         self._answer, self._overrun = answer, overrun
-        self._waiting: queue.SimpleQueue[tuple[wire.Question, bytes, float, Future[bytes]]] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[wire.Question, bytearray, float, Future[bytes]]] = queue.SimpleQueue()
         self._known: dict[tuple[str, bool], Future[bytes]] = {}
         self._lock = threading.Lock()
         threading.Thread(target=self._work, name="desk", daemon=True).start()
 
-    def put(self, question: wire.Question, content: bytes, deadline: float) -> "Future[bytes]":
+    def put(self, question: wire.Question, content: bytearray, deadline: float) -> "Future[bytes]":
         """Where the answer will be; ``deadline`` is of ``time.monotonic``."""
         key = (question.id, question.decline is not None)
         with self._lock:

@@ -79,12 +79,12 @@ def pieces(header: Question | Answer, content: bytes) -> Iterator[bytes]:
         yield bytes(view[start : start + PIECE_BYTES])
 
 
-def question(stream: Iterable[bytes]) -> tuple[Question, bytes]:
+def question(stream: Iterable[bytes]) -> tuple[Question, bytearray]:
     """Read a question; raises MachineError where it is not as the module says."""
     return _read(stream, Question)
 
 
-def ask(socket: Path, header: Question, content: bytes, timeout_s: float) -> bytes:
+def ask(socket: Path, header: Question, content: bytes, timeout_s: float) -> bytearray:
     """Put a question to the trainer, wait for it to be there, and for its answer.
 
     Raises:
@@ -112,7 +112,7 @@ def socket_path(path: Path) -> str:
     return str(path)
 
 
-def _read(stream: Iterable[bytes], kind: type[HeaderT]) -> tuple[HeaderT, bytes]:
+def _read(stream: Iterable[bytes], kind: type[HeaderT]) -> tuple[HeaderT, bytearray]:
     received = iter(stream)
     try:
         header = kind.model_validate(json.loads(next(received, b"")[:PIECE_BYTES]))
@@ -125,4 +125,4 @@ def _read(stream: Iterable[bytes], kind: type[HeaderT]) -> tuple[HeaderT, bytes]
         content += piece
     if len(content) != header.size:
         raise MachineError(f"expected {header.size} bytes, got {len(content)}")
-    return header, bytes(content)
+    return header, content

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from flwr.app import RecordDict
 
-SHORTEST_PAUSE_S = 0.05  # between two looks for something that is to come
-LONGEST_BACKOFF_S = 0.5  # between two looks for an object that is announced and on its way
+SHORTEST_BACKOFF_S = 0.05  # between two looks for an object that is announced and on its way
+LONGEST_BACKOFF_S = 0.5
 
 
 def auth_headers(node_private_key: "EllipticCurvePrivateKey") -> dict[str, str]:
@@ -42,7 +42,7 @@ def to_bytes(content: "RecordDict") -> bytes:
     return bytes(recorddict_to_proto(content).SerializeToString())
 
 
-def from_bytes(data: bytes) -> "RecordDict":
+def from_bytes(data: bytes | bytearray) -> "RecordDict":
     """The records that ``to_bytes`` wrote; raises MachineError where they are none."""
     from flwr.common.serde import recorddict_from_proto
     from flwr.proto.recorddict_pb2 import RecordDict as Proto

@@ -35,13 +35,13 @@ from flwr.supernode.nodestate import NodeStateFactory
 
 from fedretrain.errors import MachineError
 
-from . import LONGEST_BACKOFF_S, SHORTEST_PAUSE_S
+from . import LONGEST_BACKOFF_S, SHORTEST_BACKOFF_S
 from .state import State
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE_S = 2.0
-PAUSE_SHARE = 0.05  # of the time since the last message: polling for the next one adds at most this to a wait
+PAUSE_S = (0.1, 2.0)  # shortest and longest between two questions to the server for a message
+PAUSE_SHARE = 0.1  # of the time since the last message: asking for the next one adds at most this to a wait
 ACQUIRE_WAIT_S = 10.0  # how long the Runtime API holds a request for a task, below the client's 30 s
 ORPHAN_S = 5.0  # how long the SuperNode waits for a reply that no executor works on
 _OWN_PATHS = ("activate-node", "pull-messages", "send-node-heartbeat")  # a refusal here concerns the site itself
@@ -124,7 +124,7 @@ def _adapted(node: Node, state: State, listener: Listener) -> Iterator[None]:
     def thread_ended(arguments: threading.ExceptHookArgs) -> None:
         ended.append(str(arguments.exc_value or arguments.exc_type.__name__))
 
-    pull = partial(pull_objects, initial_backoff=SHORTEST_PAUSE_S, backoff_cap=LONGEST_BACKOFF_S)
+    pull = partial(pull_objects, initial_backoff=SHORTEST_BACKOFF_S, backoff_cap=LONGEST_BACKOFF_S)
     connect = partial(_connection, fleet.http_request_response, node, listener)
     replaced: list[tuple[Any, str, Any]] = [
         (loop, "time", SimpleNamespace(sleep=partial(_sleep, state, ended))),
@@ -150,8 +150,8 @@ def _sleep(state: State, ended: list[str], seconds: float) -> None:
     if ended:
         raise Stopped(ended[0])
     if seconds >= 1:
-        idle = time.monotonic() - state.active_at
-        time.sleep(min(max(idle * PAUSE_SHARE, SHORTEST_PAUSE_S), LONGEST_PAUSE_S))
+        shortest, longest = PAUSE_S
+        time.sleep(min(max((time.monotonic() - state.active_at) * PAUSE_SHARE, shortest), longest))
     else:
         state.wait_for_change(seconds)
         if state.orphaned_for() > ORPHAN_S:

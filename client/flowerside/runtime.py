@@ -20,11 +20,7 @@ from flwr.proto.runtime_pb2 import (
 )
 from flwr.supercore.constant import TaskType
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    ObjectPushError,
-    pull_and_inflate_object_from_tree,
-)
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -35,7 +31,7 @@ from flwr.supernode.runtime.run_clientapp import push_message
 
 from fedretrain.errors import MachineError
 
-from . import LONGEST_BACKOFF_S, SHORTEST_PAUSE_S
+from . import LONGEST_BACKOFF_S, SHORTEST_BACKOFF_S
 
 
 class Runtime:
@@ -89,7 +85,7 @@ class Task:
         """The message, and ``bundle``; it stays with the SuperNode until it is replied to, for the next executor.
 
         Raises:
-            MachineError: The SuperNode is away, or has no message that belongs to the task.
+            MachineError: The SuperNode is away, or has no message that belongs to the task, or one that is damaged.
         """
         with _runtime_errors("take the task over"):
             given = self._client.PullTaskInput(PullTaskInputRequest())
@@ -106,7 +102,7 @@ class Task:
                 fetch,
                 lambda _: None,
                 return_type=Message,
-                initial_backoff=SHORTEST_PAUSE_S,
+                initial_backoff=SHORTEST_BACKOFF_S,
                 backoff_cap=LONGEST_BACKOFF_S,
             )
         message.metadata.__dict__["_message_id"] = self._tree.object_id  # as Flower's own executor does
@@ -145,5 +141,10 @@ class Task:
 def _runtime_errors(doing: str) -> Iterator[None]:
     try:
         yield
-    except (httpx.HTTPError, ObjectPullError, ObjectPushError, OSError, ValueError, TypeError) as error:
-        raise MachineError(f"cannot {doing}: the SuperNode does not answer as expected ({error})") from None
+    except httpx.HTTPError as error:
+        raise MachineError(f"cannot {doing}: the SuperNode does not answer as expected: {error}") from None
+    except Exception as error:
+        if isinstance(error, MachineError):
+            raise
+        # putting a message together raises all sorts of errors where its objects are damaged
+        raise MachineError(f"cannot {doing}: {type(error).__name__}: {error}") from None

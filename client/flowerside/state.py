@@ -10,6 +10,7 @@ Locks are taken in this order: ``_turn``, Flower's task store, Flower's message 
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
+ATTEMPTS = 3  # executors that may take a task before it is given up: one that ends them all is not offered for ever
 OBJECT_WAIT_S = 5.0  # how long the Runtime API holds a request for an object that is not there yet
 
 
@@ -41,6 +43,7 @@ class State(InMemoryNodeState):
         self.active_at = self._worked_at = time.monotonic()
         self._changed, self._version, self._seen = threading.Condition(), 0, 0
         self._turn, self._asker = threading.Lock(), 0
+        self._taken_back: Counter[int] = Counter()
         super().__init__(_Objects(self._notify))
 
     def store_message(self, message: Message) -> str | None:
@@ -112,7 +115,9 @@ class State(InMemoryNodeState):
         with self.lock_task_store, self.lock_msg_store:
             for task in self.task_store.values():
                 if task.type == TaskType.CLIENT_APP and task.status.status in {Status.STARTING, Status.RUNNING}:
-                    task.status.status = Status.PENDING
+                    self._taken_back[task.task_id] += 1
+                    lost = self._taken_back[task.task_id] >= ATTEMPTS
+                    task.status.status = Status.FINISHED if lost else Status.PENDING
                     if (record := self.task_token_store.pop(task.task_id, None)) is not None:
                         self.task_token_to_task_id.pop(record.token, None)
             for entry in self.msg_store.values():

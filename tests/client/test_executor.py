@@ -51,7 +51,7 @@ def answer(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[st
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 7, 1, 1
         message = Message(JOB.signed(TRAIN, "north"), 5, TRAIN, ttl=60)
         executor = Executor(home, home.load_kit())
-        return opened(executor._answer(message, bundle), home)
+        return opened(executor._answer(message.metadata, flowerside.to_bytes(message.content), bundle), home)
 
     return run
 

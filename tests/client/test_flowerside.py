@@ -117,13 +117,13 @@ def test_other_responses_go_on_to_flower() -> None:
 
 
 def test_pauses_grow_with_how_long_nothing_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From 0.05 s in the middle of a round to 2 s for a site that is not asked."""
+    """From 0.1 s in the middle of a round to 2 s for a site that is not asked."""
     state, paused = State(), list[float]()
     monkeypatch.setattr(node.time, "sleep", paused.append)
-    for idle in (0.0, 10.0, 3600.0):
+    for idle in (0.0, 5.0, 3600.0):
         state.active_at = time.monotonic() - idle
         node._sleep(state, [], 3)
-    assert paused == [pytest.approx(0.05, abs=0.01), pytest.approx(0.5, abs=0.1), 2.0]
+    assert paused == [0.1, pytest.approx(0.5, abs=0.1), 2.0]
     with pytest.raises(node.Stopped, match="gone"):
         node._sleep(state, ["gone"], 3)
 
@@ -208,6 +208,30 @@ def test_a_task_whose_executor_died_goes_to_the_next(served: Served) -> None:
             lost.reply(message.content)
         task.reply(again.content)
         assert len(served.replies()) == 1
+
+
+def test_a_task_that_ends_every_executor_is_given_up(served: Served) -> None:
+    """After the third; the site is free for the next message."""
+    with asking(served) as client:
+        served.put()
+        assert [client.acquire() is not None for _ in range(3)] == [True] * 3
+        threading.Timer(0.2, served.state.release).start()
+        assert client.acquire() is None
+
+
+def test_a_damaged_message_is_a_machine_error(served: Served) -> None:
+    """Whatever its objects make Flower raise."""
+    with asking(served) as client:
+        message_id = served.put()
+        tree = served.state.object_store.get_object_tree(message_id)
+        served.state.object_store.verify = False
+        for child in tree.children:
+            served.state.object_store.put(child.object_id, b"RecordDict  9\x00damaged")
+            served.state.object_store.store[child.object_id].content = b"damaged"
+        task = client.acquire()
+        assert task is not None
+        with pytest.raises(MachineError, match="cannot take the task over"):
+            task.pull()
 
 
 def test_an_executor_that_died_while_it_waited_gets_nothing(served: Served) -> None:
