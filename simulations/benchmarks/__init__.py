@@ -1,0 +1,1 @@
+"""Measurements that can be repeated with one command."""
