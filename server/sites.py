@@ -4,6 +4,7 @@ Invariant: everything is read from files that others write, so it can be asked a
 file that is missing or damaged leaves a gap and stops nothing.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -12,12 +13,14 @@ from fedretrain import words
 from fedretrain.runfolder import RunFolder
 from fedretrain.standing import moment
 
+from . import uplock
 from .deliver import Installed, installed
 from .desired import utc
 from .federation import Federation, Member
 from .gateway_counters import Report, Traffic, load
 
 ONLINE_S: Final = 15.0  # a SuperNode asks for messages every few seconds
+_OURS: Final = frozenset({"superlink-down"})  # what the gateway refuses for the server's own fault
 RUNS_READ: Final = 20  # the last ones, for a site's last problem
 
 
@@ -31,11 +34,13 @@ def site_rows(federation: Federation) -> list[dict[str, Any]]:
         ConfigurationError: The roster is damaged.
     """
     report, delivered = load(federation.sites), installed(federation)
+    now = time.time() if uplock.running(federation.up_lock) is not None else math.inf  # nobody is there without it
     troubles = _troubles(federation, report)
     rows = []
     for name, member in sorted(federation.members().items()):
         traffic, has = report.sites.get(name, Traffic()), delivered.get(name, Installed())
-        rows.append(_row(member, traffic, has, troubles.get(name)))
+        row = _row(member, traffic, has, troubles.get(name))
+        rows.append({**row, "online": member.active and _is_online(traffic, now)})
     return rows
 
 
@@ -50,7 +55,6 @@ def _row(member: Member, traffic: Traffic, has: Installed, trouble: dict[str, An
         "site": member.name,
         "admitted": member.admitted,
         "revoked": member.revoked,
-        "online": member.active and _is_online(traffic, time.time()),
         "last_seen": None if traffic.last_seen is None else utc(traffic.last_seen),
         "address": traffic.address or None,
         "software": member.software,
@@ -78,7 +82,8 @@ def _troubles(federation: Federation, report: Report) -> dict[str, dict[str, Any
 def _refusals(report: Report) -> Iterator[tuple[str, float, dict[str, Any]]]:
     for site, traffic in report.sites.items():
         for refusal in traffic.refusals:
-            yield site, refusal.at, {"code": refusal.code, "text": refusal.text, "run": None}
+            if refusal.code not in _OURS:
+                yield site, refusal.at, {"code": refusal.code, "text": refusal.text, "run": None}
 
 
 def _events(federation: Federation) -> Iterator[tuple[str, float, dict[str, Any]]]:

@@ -139,13 +139,19 @@ def test_an_unknown_run_names_those_there_are(
 def test_sites_tell_who_is_there_and_what_was_wrong_last(
     federation: Federation, run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Seen by the gateway, revoked, quarantined in a run, refused by the gateway: each of its own source."""
+    """Seen by the gateway, revoked, quarantined in a run, refused by the gateway: each of its own source.
+
+    Nobody is there where the server is not up, and what was the server's own fault is no site's problem.
+    """
     seen = {"last_seen": time.time(), "address": "10.0.0.3", "requests": 1}
     refusal = {"at": time.time() + 60, "code": "clock", "text": "6 s ahead", "address": "10.0.0.3"}
-    report = {"sites": {"hospital-a": {**seen, "refusals": [refusal]}, "hospital-b": {}}}
+    ours = {**refusal, "at": time.time() + 90, "code": "superlink-down"}
+    report = {"sites": {"hospital-a": {**seen, "refusals": [refusal, ours]}, "hospital-b": {}}}
     federation.sites.write_text(json.dumps(report))
     provision.revoke(federation, "hospital-b")
-    a, b = json.loads(ask(capsys, federation, "sites", "--json"))["sites"]
+    assert not json.loads(ask(capsys, federation, "sites", "--json"))["sites"][0]["online"]
+    with uplock.hold(federation.up_lock):
+        a, b = json.loads(ask(capsys, federation, "sites", "--json"))["sites"]
     assert (a["site"], a["online"], a["problem"]["code"], a["problem"]["run"]) == ("hospital-a", True, "clock", None)
     assert (b["online"], b["problem"]["code"], b["problem"]["run"]) == (False, "norm", "r1")
     assert b["revoked"]
