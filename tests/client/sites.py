@@ -149,7 +149,12 @@ class Coordinator:
         self._home, self._job, self._node = home, job, node
         self._grid = link.grid(bundle)
         self._grid.limit(200_000_000)
+        self._over = threading.Event()
         threading.Thread(target=self._beat, daemon=True).start()
+
+    def close(self) -> None:
+        """Let the run die."""
+        self._over.set()
 
     def online(self) -> bool:
         """Whether the SuperLink takes the site for connected."""
@@ -181,8 +186,7 @@ class Coordinator:
 
     def _beat(self) -> None:
         """Keep the run alive: Flower gives it up after a minute without."""
-        while True:
-            time.sleep(10)
+        while not self._over.wait(10):
             with suppress(httpx.HTTPError, RuntimeError):
                 self._grid._grid._runtime_client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
 

@@ -78,6 +78,7 @@ def site(folder: Path, link: Link) -> Iterator[Site]:
         assert made.coordinator.put(PREPARE)["needs_base"] is True
         assert made.coordinator.put(BASE)["kind"] == "base"
         yield made
+    made.coordinator.close()
 
 
 def test_a_round_is_trained_and_no_code_of_the_bundle_is_run(site: Site) -> None:
@@ -120,6 +121,15 @@ def test_fault_29_the_supernode_is_killed_in_the_middle_of_a_round(site: Site) -
     assert time.monotonic() - start < 45
 
 
+def test_a_server_that_was_away_is_told_of_and_waited_for(site: Site, link: Link) -> None:
+    """The SuperNode goes on by itself; what was wrong is no longer told once the server answers."""
+    link.kill()
+    assert eventually(lambda: "nothing listens" in runfiles.read_problem(site.home))
+    link.start()
+    assert site.coordinator.answer(site.begin())["kind"] == "train"
+    assert runfiles.read_problem(site.home) == ""
+
+
 def test_nothing_outlives_up_and_it_starts_again(site: Site) -> None:
     """Also where ``up`` itself is killed."""
     pids = [site.pid(name) for name in NAMES]
@@ -151,6 +161,7 @@ def test_a_bundle_the_site_does_not_pin_is_refused(folder: Path, link: Link) -> 
     with started(sites.up(home)):
         wait_until_online(coordinator)
         answer = coordinator.put(PREPARE)
+    coordinator.close()
     assert (answer["code"], answer["where"], answer["unsigned"]) == ("policy", "bundles", False)
 
 
