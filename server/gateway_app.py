@@ -23,13 +23,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, Final
 
 import httpx
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
+from fedretrain import __version__
 from fedretrain.errors import ConfigurationError
 
 from .federation import Federation
@@ -126,7 +126,7 @@ class Gateway:
         if method == "GET" and page is not None:
             return await page(origin)
         self._as_stranger(origin)
-        raise Refused("not-found", f"there is no {method} {path[:100]} here")
+        raise Refused("not-found", f"there is no {method} {path[:100]!r} here")
 
     async def _forward(self, call: str, origin: _Origin, body: Body, send: SendCall) -> None:
         member = self._authenticate(origin)
@@ -246,5 +246,5 @@ class Gateway:
             "time": self._clock(),
             "bundle": bundle,
             "ready": ready,
-            "software": version("fedretrain"),
+            "software": __version__,
         }

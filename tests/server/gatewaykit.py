@@ -192,3 +192,22 @@ def drips_for(connection: socket.socket, seconds: float) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+def served(federation: Federation) -> bool:
+    """Whether another connection is taken."""
+    try:
+        with raw(federation) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+            return b"200 OK" in connection.recv(1000)
+    except OSError:
+        return False
+
+
+def until_refused(ask: Callable[[], int]) -> list[int]:
+    """The statuses of questions that are asked until one is too many."""
+    statuses = [ask()]
+    while statuses[-1] != 429:
+        assert len(statuses) < 500
+        statuses.append(ask())
+    return statuses

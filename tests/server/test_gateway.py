@@ -1,6 +1,7 @@
 """The gateway over real TLS sockets, before a SuperLink that says what reached it."""
 
 import contextlib
+import re
 import shutil
 import socket
 import ssl
@@ -34,9 +35,11 @@ from .gatewaykit import (
     plain,
     raw,
     running,
+    served,
     served_certificate,
     signed,
     trusting,
+    until_refused,
     wait_for,
 )
 
@@ -157,7 +160,7 @@ def test_fault_26_a_clock_six_seconds_ahead_is_said_with_both_times(
 ) -> None:
     """One sentence: which site, how far off, what both clocks say, what to do. SuperLink would take up to 5 seconds."""
     words = sentence(site.post(ACTIVATE, content=b"x", headers=signed(key, ahead_s=6)))
-    assert "the clock of site hospital-a is 6.0 s ahead of the server's" in words or "is 5.9 s ahead" in words
+    assert re.search(r"the clock of site hospital-a is [56]\.\d s ahead of the server's", words)
     assert words.count(" UTC") == 2
     assert "set the site's clock" in words
     assert "behind the server's" in sentence(site.post(ACTIVATE, content=b"x", headers=signed(key, ahead_s=-302)))
@@ -274,11 +277,10 @@ def test_strangers_are_slowed_down_and_members_are_not(
 ) -> None:
     """A flood without a member's key turns into 429; a member at the same address is served."""
     stranger = signed(ec.generate_private_key(ec.SECP384R1()))
-    statuses = [site.post(PULL, content=b"x", headers=stranger).status_code for _ in range(70)]
-    assert statuses[:50] == [401] * 50
-    assert statuses[-1] == 429
+    statuses = until_refused(lambda: site.post(PULL, content=b"x", headers=stranger).status_code)
+    assert (len(statuses) >= 50, set(statuses)) == (True, {401, 429})
     forged = signed(key) | {"flwr-signature": "AAAA"}
-    assert [site.post(PULL, content=b"x", headers=forged).status_code for _ in range(70)][-1] == 429
+    until_refused(lambda: site.post(PULL, content=b"x", headers=forged).status_code)
     time.sleep(0.5)
     assert site.post(PULL, content=b"x", headers=signed(key)).status_code == 200
 
@@ -297,8 +299,8 @@ def test_callers_that_never_finish_are_cut_off(
     federation: Federation, key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No handshake, half a head, a dripping head and an endless one: each connection ends, and no other suffers."""
-    monkeypatch.setattr(gateway_door, "HANDSHAKE_S", 0.5)
-    monkeypatch.setattr(gateway_door, "HEAD_S", 0.5)
+    monkeypatch.setattr(gateway_door, "HANDSHAKE_S", 1.0)
+    monkeypatch.setattr(gateway_door, "HEAD_S", 1.0)
     with gateway(federation) as site:
         with (
             raw(federation) as silent,
@@ -313,7 +315,7 @@ def test_callers_that_never_finish_are_cut_off(
             for slow in (silent, no_tls, half, endless):
                 assert ends(slow)
         with raw(federation) as dripping:
-            assert not drips_for(dripping, 3)
+            assert not drips_for(dripping, 5)
         assert site.get("/health").status_code == 200
 
 
@@ -326,10 +328,7 @@ def test_connections_are_bounded_per_address(federation: Federation) -> None:
         with plain(few) as fourth:
             assert ends(fourth)
         first[0].close()
-        time.sleep(0.3)
-        with raw(few) as again:
-            again.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert b"200 OK" in again.recv(1000)
+        wait_for(lambda: served(few))
 
 
 def test_a_renewed_certificate_is_used_without_a_restart(site: httpx.Client, federation: Federation) -> None:

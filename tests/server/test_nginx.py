@@ -29,6 +29,7 @@ from .gatewaykit import (
     make_federation,
     node_key,
     signed,
+    until_refused,
     wait_for,
 )
 
@@ -129,8 +130,7 @@ def test_instead_of_the_gateway_only_fleet_calls_pass_within_limits(
             assert site.get("/health").json() == {"alive": True}
             assert site.get("/ready").status_code == 200
             assert abs(site.get("/time").json()["time"] - time.time()) < 2
-            flood = [site.get("/health").status_code for _ in range(80)]
-            assert (flood[0], flood[-1]) == (200, 429)
+            assert set(until_refused(lambda: site.get("/health").status_code)) == {200, 429}
 
 
 def test_instead_of_the_gateway_a_wrong_or_missing_superlink_is_a_503(
