@@ -88,7 +88,8 @@ def refusal(address: str, status: int, text: str) -> str:
     """What a refusal means and what to do; ``text`` is the server's, empty where it gave none."""
     said = f": {text}" if text else ""
     if status in {502, 503, 504}:
-        return f"the gateway at {address} answers, the server behind it does not{said}; tried again until it does"
+        why = text or "the server behind it does not answer"
+        return f"the gateway at {address} cannot pass the site's requests on: {why}; tried again until it can"
     if status == 413:
         return f"the server takes no message of that size{said}; its operator can raise body_limit_bytes"
     if status == 429:
@@ -104,7 +105,7 @@ def refusal(address: str, status: int, text: str) -> str:
             " within 60 s of an unclean stop; or another machine uses this site's key; or the site is not admitted."
             " Tried again until it is let in"
         )
-    return f"the server at {address} refused this site (HTTP status {status}){said}"
+    return f"the server at {address} refused this site: {text or f'HTTP status {status}'}"
 
 
 def network_problem(address: str, text: str) -> str:

@@ -40,7 +40,8 @@ def test_an_error_of_the_network_is_told_with_its_cause(error: str, words: str) 
         (400, "Failed to activate SuperNode.", "within 60 s of an unclean stop"),
         (413, "", "body_limit_bytes"),
         (429, "", "too many"),
-        (503, "", "the server behind it does not"),
+        (503, "", "the server behind it does not answer; tried again"),
+        (503, "north is not registered yet", "north is not registered yet; tried again"),
     ],
 )
 def test_a_refusal_is_told_with_what_to_do(status: int, text: str, words: str) -> None:
