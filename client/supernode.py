@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedretrain.errors import FedretrainError
+from fedretrain.errors import FedretrainError, MachineError
 from fedretrain.processes import QUIET_FLOWER, die_with_parent
 
 from . import runfiles
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 30.0  # between two attempts to be let in
+STEADY_S = 60.0  # a SuperNode that was connected for so long tries again at once
+ATTEMPTS = 20
 _CHECK = "run 'fedretrain client check'"
 _CERTIFICATE = {
     "hostname mismatch": "the certificate of the server at {address} is for another name; ask its operator to renew it"
@@ -121,12 +124,29 @@ def network_problem(address: str, text: str) -> str:
 
 
 def run(home: Home) -> None:
-    """Run until a signal comes or the server refuses the site.
+    """Run until a signal comes; where the server refuses the site, try again, at longer and longer intervals.
 
     Raises:
         ConfigurationError: The site has not joined, or its key is damaged.
-        MachineError: The server refused, or the disk does not take what must be written.
+        MachineError: The disk does not take what must be written; or it was tried ``ATTEMPTS`` times and is for a
+            fresh process to try again, as each attempt leaves some memory behind.
     """
+    pause = FIRST_PAUSE_S
+    for _ in range(ATTEMPTS):
+        started = time.monotonic()
+        try:
+            _attempt(home)
+        except MachineError as error:
+            runfiles.write_problem(home, runfiles.read_problem(home) or str(error))
+            log.error("%s", error)  # noqa: TRY400 - its text says it all
+        if time.monotonic() - started > STEADY_S:
+            pause = FIRST_PAUSE_S
+        time.sleep(pause)
+        pause = min(2 * pause, LAST_PAUSE_S)
+    raise MachineError(f"not let in after {ATTEMPTS} attempts; a new process tries again")
+
+
+def _attempt(home: Home) -> None:
     from .identity import load_node_key
 
     kit: Kit = home.load_kit()
@@ -152,7 +172,6 @@ def main() -> None:
     try:
         run(home)
     except FedretrainError as error:
-        runfiles.write_problem(home, runfiles.read_problem(home) or str(error))
         raise SystemExit(f"SuperNode: {error}") from None
 
 
