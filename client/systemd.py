@@ -47,8 +47,13 @@ SystemCallArchitectures=native
 _ADVICE = """\
 # Save each part under its name in /etc/systemd/system, then:
 #   systemctl daemon-reload && systemctl enable --now fedretrain-trainer fedretrain-supernode fedretrain-executor
-# To run the trainer as a user of its own: give it User= in its unit, put both users into one group that owns
-# {home} (mode 2770), and list the executor's user id under [trainer] allowed_uids in site.toml.
+#
+# To run the trainer as a user of its own, so that SuperNode and executor cannot read the data whatever happens to them,
+# take a group that both users are in (here "fedretrain"), and a user for the trainer (here "fedretrain-data"):
+#   chgrp -R fedretrain {home} && find {home} -type d -exec chmod 2770 {{}} +
+#   chown fedretrain-data {home}/keys/signing.pem
+# In the trainer's unit: User=fedretrain-data, Group=fedretrain, UMask=0007. In site.toml, under [trainer]:
+#   allowed_uids = [UID], the number that "id -u" prints for the other user.
 """
 _NETWORK = "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX\n"
 _INSTALL = "\n[Install]\nWantedBy=multi-user.target\n"

@@ -136,7 +136,6 @@ def main() -> None:
     die_with_parent()
     home = home_argument("client.trainer_main", "Run a site's trainer.")
     os.environ.update(QUIET_FLOWER)
-    os.umask(0o077)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: threading.Thread(target=stop.set).start())

@@ -1,11 +1,15 @@
 """The trainer's process on its own: no network, its limits, its end."""
 
+import os
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client import flowerside, wire
 from client.home import Home
@@ -16,9 +20,11 @@ from fedretrain.errors import ConfigurationError
 from fedretrain.processes import Child
 from tests.server.fleet import eventually
 
-from .sites import BASE, PREPARE, TRAIN, Job, joined, opened, process, started
+from .sites import BASE, PREPARE, ROOT, TRAIN, Job, joined, opened, process, started
 
-JOB = Job()
+COORDINATOR = Ed25519PrivateKey.from_private_bytes(bytes(32))
+JOB = Job(coordinator=COORDINATOR)
+GROUP = 64_000
 
 
 @pytest.fixture
@@ -62,6 +68,42 @@ def test_it_trains_without_any_network(home: Home, namespaces: None) -> None:
         assert eventually(lambda: not child.alive, 5.0)
         assert child.returncode == 0
         assert not home.socket.exists()
+
+
+KNOCK = """
+import sys
+from tests.client.test_trainer_main import BASE, PREPARE, TRAIN, Home, Path, ask
+home = Home(Path(sys.argv[1]))
+print(*(ask(home, kind)["kind"] for kind in (PREPARE, BASE, TRAIN)))
+"""
+
+
+def as_user(user: int, command: list[str]) -> list[str]:
+    """The command as another user, of the group that both users of the site are in."""
+    return ["setpriv", f"--reuid={user}", f"--regid={GROUP}", "--clear-groups", "--bounding-set=-all", *command]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="only root can be two users")
+def test_it_runs_as_another_user_than_the_executor() -> None:
+    """As ``client up --systemd`` describes it: a group for both, and the executor's number in site.toml."""
+    trainer, executor = 64_001, 64_002
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        home = joined(Path(name) / "h", None, JOB)
+        home.site.write_text(home.site.read_text() + f"allowed_uids = [{executor}]\n")
+        for path in (home.root, *home.root.rglob("*")):
+            os.chown(path, -1, GROUP)
+            if path.is_dir():
+                path.chmod(0o2770)
+        os.chown(home.signing_key, trainer, -1)
+        os.chown(home.node_key, executor, -1)
+        child = process(home, "client.trainer_main")
+        child.argv = as_user(trainer, child.argv)
+        with started(child):
+            asking = as_user(executor, [sys.executable, "-c", KNOCK, str(home.root)])
+            done = subprocess.run(asking, capture_output=True, text=True, check=False, cwd=ROOT, timeout=90)
+        assert done.stdout.split() == ["prepare", "base", "train"], done.stderr + child.log.read_text()
 
 
 @pytest.mark.slow
