@@ -124,11 +124,12 @@ def read_rounds(events: Sequence[Event], calls: Sequence[Call]) -> list[Round]:
 
 def _parts(start: float, reply: Event, end: float, calls: Sequence[Call]) -> dict[str, float]:
     """Where the seconds went, for the site that was last; they add up to the whole round."""
-    mine = [call for call in calls if call.site == reply["site"]]
     replied, training = _at(reply), float(reply["metrics"]["seconds"])
-    asked = min((call.begin for call in mine if call.name == "pull-object"), default=start)
-    taken = max((call.end for call in mine if call.name == "confirm-message-received"), default=asked)
-    given = min((call.begin for call in mine if call.name == "push-messages"), default=replied)
+    mine = [call for call in calls if call.site == reply["site"] and call.end <= replied]
+    given = max((call.begin for call in mine if call.name == "push-messages"), default=replied)
+    taken = max((c.end for c in mine if c.name == "confirm-message-received" and c.end <= given), default=start)
+    before = max((call.begin for call in mine if call.name == "push-messages" and call.begin < taken), default=start)
+    asked = min((c.begin for c in mine if c.name == "pull-object" and before <= c.begin < taken), default=taken)
     sent = max((call.end for call in mine if call.name in {"push-messages", "push-object"}), default=given)
     return {
         "until the last site has the request": asked - start,
