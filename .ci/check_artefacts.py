@@ -20,7 +20,8 @@ def check_wheel(checkout: Path) -> None:
         for module in sorted(home.rglob("*.py")):
             parts = [name, *module.relative_to(home).with_suffix("").parts]
             importlib.import_module(".".join(parts).removesuffix(".__init__"))
-        missing = {p.name for p in (checkout / name).glob("*.py")} - {p.name for p in home.glob("*.py")}
+        missing = {p.relative_to(checkout / name).as_posix() for p in (checkout / name).rglob("*.py")}
+        missing -= {p.relative_to(home).as_posix() for p in home.rglob("*.py")}
         if missing:
             sys.exit(f"the wheel lacks {name}/{sorted(missing)}")
     subprocess.run([Path(sys.prefix) / "bin" / "fedretrain", "--help"], check=True, stdout=subprocess.DEVNULL)

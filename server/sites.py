@@ -17,7 +17,7 @@ from . import uplock
 from .deliver import Installed, installed
 from .desired import utc
 from .federation import Federation, Member
-from .gateway_counters import Report, Traffic, load
+from .gateway.counters import Report, Traffic, load
 
 ONLINE_S: Final = 15.0  # a SuperNode asks for messages every few seconds
 _OURS: Final = frozenset({"superlink-down"})  # what the gateway refuses for the server's own fault

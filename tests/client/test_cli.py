@@ -21,7 +21,7 @@ from server.registry import Registry
 from tests.drafts import draft, flip
 
 from .deliveries import files_of, request_for
-from .test_doctor_data import job
+from .doctor.jobs import job
 
 pytestmark = pytest.mark.usefixtures("unflushed")
 

@@ -16,10 +16,10 @@ from flwr.supercore.error import FlowerError
 
 from fedretrain.processes import free_port
 from server.federation import Federation
-from server.gateway_app import FLEET
-from server.gateway_counters import Traffic, load
+from server.gateway.app import FLEET
+from server.gateway.counters import Traffic, load
 
-from .gatewaykit import (
+from .gateway.kit import (
     ACTIVATE,
     PULL,
     PUSH,

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from client.home import Home
 from fedretrain.errors import FedretrainError
 
-from .doctor_finding import Finding, problem
-from .home import Home
+from .finding import Finding, problem
 
 _GIB = 2**30
 LEAST_DISK = _GIB
@@ -46,7 +46,7 @@ def examine_machine(home: Home) -> Iterator[Finding]:
 
 
 def _keys(home: Home) -> Finding:
-    from . import identity
+    from client import identity
 
     why = "the kit says whom to believe; the keys say who this site is"
     try:
@@ -119,8 +119,8 @@ def _available_memory() -> int | None:
 
 
 def _release(home: Home) -> Finding:
-    from .releases import current
-    from .shelf import Shelf
+    from client.releases import current
+    from client.shelf import Shelf
 
     try:
         release = current(home)

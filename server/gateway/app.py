@@ -6,7 +6,7 @@ Invariants:
   gets not one byte to SuperLink, whose other calls know no authentication.
 - A revoked member is shut out with its next request.
 - A caller costs a bounded amount of memory, time and connections, member or not.
-- Bodies stream through; their bytes are counted (``server.gateway_counters``).
+- Bodies stream through; their bytes are counted (``server.gateway.counters``).
 
 Own pages, JSON, ``GET``::
 
@@ -15,7 +15,7 @@ Own pages, JSON, ``GET``::
     /time     {"time": 1760000000.0}                             the server's clock, seconds since 1970
     /hello    {"site", "time", "bundle", "ready", "software"}    signed like a Fleet call; for members
 
-What is refused, and how that looks, stands in ``server.gateway_refusal``.
+What is refused, and how that looks, stands in ``server.gateway.refusal``.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ from starlette.responses import JSONResponse
 
 from fedretrain import __version__
 from fedretrain.errors import ConfigurationError
+from server.federation import Federation
 
-from .federation import Federation
-from .gateway_counters import Counters
-from .gateway_forward import Body, ReceiveCall, SendCall, SuperLink, pass_back, passed_on, too_large
-from .gateway_identity import KEY, Caller, Roster, claimed, prove
-from .gateway_limits import Buckets
-from .gateway_refusal import ACTIVATE, Refused
+from .counters import Counters
+from .forward import Body, ReceiveCall, SendCall, SuperLink, pass_back, passed_on, too_large
+from .identity import KEY, Caller, Roster, claimed, prove
+from .limits import Buckets
+from .refusal import ACTIVATE, Refused
 
 PREFIX: Final = "/v1/fleet/"
 DEACTIVATE: Final = "deactivate-node"

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePub
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
 from fedretrain.errors import FedretrainError
+from server.federation import Member
 
-from .federation import Member
-from .gateway_refusal import Refused
+from .refusal import Refused
 
 KEY, TIMESTAMP, SIGNATURE = "flwr-public-key", "flwr-timestamp", "flwr-signature"
 AHEAD_S = 4.0  # SuperLink takes less than 5 seconds

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from client import doctor, doctor_tls, identity
-from client.doctor_finding import Finding
-from client.doctor_machine import examine_machine
-from client.doctor_server import examine_server
+from client import doctor, identity
+from client.doctor import tls
+from client.doctor.finding import Finding
+from client.doctor.machine import examine_machine
+from client.doctor.server import examine_server
 from client.home import Home
 from client.policy import Policy
 from client.runfiles import write_problem
@@ -28,7 +29,7 @@ from server.certificates import authority_certificate, load, new_key, pem, serve
 from server.federation import Federation
 from server.gateway import Process
 from server.keyfile import read_key
-from tests.server.gatewaykit import StubSuperLink, make_federation, running
+from tests.server.gateway.kit import StubSuperLink, make_federation, running
 
 pytestmark = pytest.mark.usefixtures("unflushed")
 NAMES = ("127.0.0.1",)
@@ -195,13 +196,13 @@ def test_a_clock_that_is_off_by_years_is_not_taken_for_an_expired_certificate(
     federation: Federation, home: Home
 ) -> None:
     """Of a certificate that is refused for its date: where the server's time lies within it, the clock is wrong."""
-    place = doctor_tls.Place.of(home.load_kit(), lambda: time.time() + 3e8)
+    place = tls.Place.of(home.load_kit(), lambda: time.time() + 3e8)
     with server(federation):
         shown = load(federation.certificate.read_bytes(), "server.crt")
-        assert doctor_tls._untimely(place, shown, expired=True).cause == "clock"
+        assert tls._untimely(place, shown, expired=True).cause == "clock"
     with certificate(federation, born=timedelta(days=400)), server(federation):
         shown = load(federation.certificate.read_bytes(), "server.crt")
-        assert doctor_tls._untimely(place, shown, expired=True).cause == "certificate-expired"
+        assert tls._untimely(place, shown, expired=True).cause == "certificate-expired"
 
 
 def test_fault_25_a_key_that_is_not_admitted(federation: Federation, home: Home, tmp_path: Path) -> None:

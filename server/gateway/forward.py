@@ -16,7 +16,7 @@ import httpx
 
 from fedretrain.errors import ConfigurationError
 
-from .gateway_refusal import Refused
+from .refusal import Refused
 
 STALL_S = 60.0
 _CONNECT_S = 5.0

@@ -15,10 +15,10 @@ from fedretrain.membership import Kit, read
 from fedretrain.processes import clean_environment, free_port
 from server import provision
 from server.federation import Federation
-from server.gateway_counters import load
+from server.gateway.counters import load
+from tests.server.fleet import Link
 
-from .fleet import Link
-from .gatewaykit import gateway, make_federation, wait_for
+from .kit import gateway, make_federation, wait_for
 
 pytestmark = pytest.mark.slow
 

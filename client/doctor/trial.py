@@ -1,4 +1,4 @@
-"""Reads the site's data and tries a step of training, in a process of its own: ``python -m client.doctor_trial``.
+"""Reads the site's data and tries a step of training, in a process of its own: ``python -m client.doctor.trial``.
 
 A process of its own, because data may be larger than memory and training may end a process in ways Python cannot
 report. Prints a finding per line as JSON. Invariants: nothing is sent, nothing is stored, and no value of the data is
@@ -13,17 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from client.home import Home
+from client.sitefile import SiteFile, load_site, reader
 from fedretrain.errors import DataMismatch, FedretrainError
 
-from .doctor_finding import Finding, problem
-from .home import Home
-from .sitefile import SiteFile, load_site, reader
+from .finding import Finding, problem
 
 if TYPE_CHECKING:
+    from client.trainer import Arrays
     from fedretrain.dataset import Dataset
     from fedretrain.messages import PrepareRequest
-
-    from .trainer import Arrays
 
 _DEFAULT_BACKEND = "client.trainer:Trainer"
 _EXAMPLES = 256  # the most a step is tried with
@@ -130,7 +129,7 @@ def _step(home: Home, site: SiteFile, job: "PrepareRequest", data: "Dataset") ->
     """A step of the last job on the site's own data."""
     import numpy as np
 
-    from .store import SiteStore
+    from client.store import SiteStore
 
     base = SiteStore(home.store).base(job.contract.base)
     if base is None:
@@ -143,15 +142,15 @@ def _probe(site: SiteFile) -> Finding:
     """A step of a small model on random numbers, where nothing else is there to try."""
     if site.trainer.backend != _DEFAULT_BACKEND:
         return Finding("step", "skipped", "no job has been prepared here yet, so there is nothing to try")
-    from .doctor_probe import probe
+    from .probe import probe
 
     job, base, data = probe()
     return _timed(site, job, base, data, "of a small model on random numbers, because no job has been prepared yet")
 
 
 def _timed(site: SiteFile, job: "PrepareRequest", base: "Arrays", data: "Dataset", what: str) -> Finding:
-    from .trainer import Order
-    from .trainer_main import load_backend
+    from client.trainer import Order
+    from client.trainer_main import load_backend
 
     why = "what fails here fails when the server asks for training"
     one = {"local_steps": 1, "local_epochs": None, "validation_fraction": 0.0}

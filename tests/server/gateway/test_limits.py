@@ -1,6 +1,6 @@
 """Token buckets by the clock."""
 
-from server.gateway_limits import Buckets
+from server.gateway.limits import Buckets
 
 
 class Clock:

@@ -3,8 +3,8 @@
 Invariants: nothing is changed and nothing of the data leaves or is shown; one fault is found as one problem, what
 depends on it is skipped and said to be; every problem says what is wrong, why that matters and what to do.
 
-The parts are ``doctor_server`` (from the address to the roster), ``doctor_machine`` (keys, disk, memory) and
-``doctor_data`` (data, policy, a step of training).
+The parts are ``server`` (from the address to the roster), ``machine`` (keys, disk, memory) and ``data`` (data, policy,
+a step of training).
 """
 
 import textwrap
@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
+from client.home import Home
+from client.policy import Policy
+from client.runfiles import read_problem
+from client.sitefile import load_site
 from fedretrain.errors import FedretrainError
 
-from .doctor_data import examine_data
-from .doctor_finding import Finding
-from .doctor_machine import examine_machine
-from .doctor_server import examine_server
-from .home import Home
-from .policy import Policy
-from .runfiles import read_problem
-from .sitefile import load_site
+from .data import examine_data
+from .finding import Finding
+from .machine import examine_machine
+from .server import examine_server
 
 _WIDTH = 100
 

@@ -5,12 +5,12 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
+from client.home import Home
+from client.sitefile import SiteFile, load_site
 from fedretrain.errors import FedretrainError
 from fedretrain.processes import clean_environment, module_command
 
-from .doctor_finding import Finding, problem
-from .home import Home
-from .sitefile import SiteFile, load_site
+from .finding import Finding, problem
 
 _TIMEOUT_S = 300
 
@@ -33,8 +33,8 @@ def examine_data(home: Home, *, step: bool = True) -> Iterator[Finding]:
 
 
 def _trial(home: Home, *, step: bool) -> Iterator[Finding]:
-    """What ``doctor_trial`` finds, and how it ended if it did not end well."""
-    command = module_command("client.doctor_trial", "--home", home.root, *([] if step else ["--no-step"]))
+    """What ``trial`` finds, and how it ended if it did not end well."""
+    command = module_command("client.doctor.trial", "--home", home.root, *([] if step else ["--no-step"]))
     found: list[Finding] = []
     try:
         done = subprocess.run(
@@ -67,7 +67,7 @@ def _trial(home: Home, *, step: bool) -> Iterator[Finding]:
 
 
 def _policy(home: Home, site: SiteFile) -> Iterator[Finding]:
-    from . import approvals, policy
+    from client import approvals, policy
 
     for sentence in policy.describe(site.policy):
         yield Finding("policy", "ok", sentence)

@@ -16,13 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.supercore.error import FlowerError
 
 from fedretrain.errors import ConfigurationError, MachineError
-from server import gateway_door, provision
+from server import provision
 from server.federation import Federation
-from server.gateway import Process
-from server.gateway_app import FLEET
-from server.gateway_counters import Traffic, load
+from server.gateway import FLEET, Process, door
+from server.gateway.counters import Traffic, load
 
-from .gatewaykit import (
+from .kit import (
     ACTIVATE,
     PULL,
     PUSH,
@@ -299,8 +298,8 @@ def test_callers_that_never_finish_are_cut_off(
     federation: Federation, key: ec.EllipticCurvePrivateKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No handshake, half a head, a dripping head and an endless one: each connection ends, and no other suffers."""
-    monkeypatch.setattr(gateway_door, "HANDSHAKE_S", 1.0)
-    monkeypatch.setattr(gateway_door, "HEAD_S", 1.0)
+    monkeypatch.setattr(door, "HANDSHAKE_S", 1.0)
+    monkeypatch.setattr(door, "HEAD_S", 1.0)
     with gateway(federation) as site:
         with (
             raw(federation) as silent,

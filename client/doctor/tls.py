@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
-from .doctor_finding import Finding, Stop, problem
-from .doctor_place import ASK, TIMEOUT_S, Place, reason
+from .finding import Finding, Stop, problem
+from .place import ASK, TIMEOUT_S, Place, reason
 
 _SOON = timedelta(days=14)
 _EXPIRED, _NOT_YET = 10, 9  # OpenSSL's X509_V_ERR_*

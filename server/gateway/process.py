@@ -7,7 +7,7 @@ and SIGINT let what is under way finish for a few seconds. ``state/gateway.json`
 
 With FEDRETRAIN_LOG_LEVEL=DEBUG in the environment each call is logged: site, name, bytes in and out, seconds taken.
 
-What it answers stands in ``server.gateway_app``, how connections are taken in in ``server.gateway_door``. Use::
+What it answers stands in ``server.gateway.app``, how connections are taken in in ``server.gateway.door``. Use::
 
     python -m server.gateway --folder FOLDER
 """
@@ -19,7 +19,6 @@ import os
 import resource
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,13 +30,13 @@ import uvicorn
 from fedretrain import atomic
 from fedretrain.errors import ConfigurationError, FedretrainError, MachineError
 from fedretrain.processes import die_with_parent
+from server.federation import Federation
+from server.keyfile import passphrase, read_key
 
-from .federation import Federation
-from .gateway_app import Gateway
-from .gateway_counters import Counters
-from .gateway_door import IDLE_S, Door, Gone, PatientProtocol
-from .gateway_forward import SuperLink
-from .keyfile import passphrase, read_key
+from .app import Gateway
+from .counters import Counters
+from .door import IDLE_S, Door, Gone, PatientProtocol
+from .forward import SuperLink
 
 _GRACE_S = 3
 _BACKLOG = 512
@@ -196,7 +195,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     process.run()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import approvals, doctor_data
-from client.doctor_finding import Finding
-from client.doctor_trial import findings
+from client import approvals
+from client.doctor import data
+from client.doctor.finding import Finding
+from client.doctor.trial import findings
 from client.home import Home
 from client.store import SiteStore
-from fedretrain.contract import Contract, InputSpec, OutputSpec, VariableSpec
-from fedretrain.digest import sha256, weights_digest
-from fedretrain.job import NamedConfig, TrainSection
-from fedretrain.messages import PrepareRequest
 
-ROOT = Path(__file__).parents[2]
-BASE = [np.zeros((3, 2), "float32"), np.zeros(2, "float32")]
+from .jobs import BASE, job
+
+ROOT = Path(__file__).parents[3]
 SITE = """[data]
 format = "{format}"
 path = "{path}"
@@ -32,22 +30,6 @@ approval = true
 [trainer]
 backend = "tests.client.numpy_backend:Backend"
 """
-
-
-def job() -> PrepareRequest:
-    columns = ("age", "pulse", "weight")
-    contract = Contract(
-        inputs=(InputSpec(name="x", shape=(3,), dtype="float32", columns=columns),),
-        outputs=(OutputSpec(name="y", shape=(2,), kind="multiclass", loss="mse", labels=("healthy", "ill")),),
-        preprocessing=None,
-        architecture=sha256(b"{}"),
-        base=weights_digest(BASE),
-        variables=tuple(VariableSpec(shape=a.shape, dtype="float32", rule="train") for a in BASE),
-    )
-    train = TrainSection(optimizer=NamedConfig(name="sgd"), loss="mse", metrics=())
-    return PrepareRequest(
-        run="run-7", contract=contract, architecture="{}", train=train, strategy=NamedConfig(name="fedavg")
-    )
 
 
 @pytest.fixture
@@ -144,7 +126,7 @@ def test_the_base_model_has_not_arrived(home: Home) -> None:
 def test_a_wrong_site_file(home: Home) -> None:
     """One problem, and nothing is read."""
     home.site.write_text('[data]\nformat = "npz"\npfad = "data.npz"\n')
-    (found,) = doctor_data.examine_data(home)
+    (found,) = data.examine_data(home)
     assert found.cause == "site-file"
     assert "pfad" in found.what
 
@@ -165,14 +147,14 @@ def test_in_a_process_of_its_own(home: Home, tmp_path: Path) -> None:
     """Data, step, policy in words and what waits for a person; a process that is killed is one problem."""
     assert not approvals.is_approved(home, job())
     with environment(PYTHONPATH=str(ROOT)):
-        found = list(doctor_data.examine_data(home))
+        found = list(data.examine_data(home))
         assert [f.subject for f in found[:2]] == ["data", "step"]
         assert {f.state for f in found if f.subject == "policy"} == {"ok"}
         assert [f.state for f in found if f.subject == "approval"] == ["note"]
         dies = tmp_path / "dies"
         dies.touch()
         with environment(BACKEND_DIES=str(dies)):
-            (problem,) = [f for f in doctor_data.examine_data(home) if f.state == "problem"]
+            (problem,) = [f for f in data.examine_data(home) if f.state == "problem"]
     assert problem.cause == "trainer-failure"
     assert "ended by signal 9, as when memory runs out" in problem.what
 
@@ -180,7 +162,7 @@ def test_in_a_process_of_its_own(home: Home, tmp_path: Path) -> None:
 def test_nothing_heavy_is_imported_to_read_data(home: Home) -> None:
     """Reading and checking arrays needs no TensorFlow."""
     code = (
-        "import sys; from pathlib import Path; from client.doctor_trial import findings; from client.home import Home;"
+        "import sys; from pathlib import Path; from client.doctor.trial import findings; from client.home import Home;"
         "list(findings(Home(Path(sys.argv[1])), step=False)); sys.exit('tensorflow' in sys.modules)"
     )
     command = [sys.executable, "-c", code, str(home.root)]

@@ -10,15 +10,15 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from client.home import Home
+from client.policy import Policy, bundle_accepted
 from fedretrain import __version__
 from fedretrain.errors import ConfigurationError
 from fedretrain.membership import Kit
 
-from .doctor_finding import Finding, Stop, problem
-from .doctor_place import ASK, TIMEOUT_S, Place, reason, utc
-from .doctor_tls import handshake
-from .home import Home
-from .policy import Policy, bundle_accepted
+from .finding import Finding, Stop, problem
+from .place import ASK, TIMEOUT_S, Place, reason, utc
+from .tls import handshake
 
 AHEAD_S = 4.0  # a node further ahead is refused
 BEHIND_S = 300.0  # so is one further behind
@@ -131,8 +131,8 @@ def _compare_clocks(place: Place) -> Iterator[Finding]:
 
 
 def _say_hello(place: Place, home: Home, policy: Policy) -> Iterator[Finding]:
-    from .flowerside import auth_headers
-    from .identity import load_node_key
+    from client.flowerside import auth_headers
+    from client.identity import load_node_key
 
     try:
         key = load_node_key(home)
