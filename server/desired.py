@@ -103,6 +103,11 @@ def write_starts(folder: RunFolder, starts: tuple[Start, ...]) -> None:
     atomic.write_json(_starts(folder), Starts(starts=starts[-KEPT:]).model_dump(mode="json"))
 
 
+def going_on(starts: tuple[Start, ...]) -> bool:
+    """Whether the last of these starts has not ended."""
+    return bool(starts) and starts[-1].ended is None
+
+
 def progress(folder: RunFolder) -> int:
     """How far the run is: rounds that count, and one more for a verdict."""
     return Standing.of(folder.read_events()).completed + folder.gate.exists()
@@ -122,13 +127,12 @@ def next_step(folder: RunFolder, now: float) -> Step:
         MachineError: The disk.
     """
     wish, starts = desired(folder), read_starts(folder)
-    last = starts[-1] if starts else None
-    going_on = last is not None and last.ended is None
+    under_way = going_on(starts)
     if wish is None or folder.result.exists():
         return Step.NOTHING
     if wish.state == "stop":
-        return Step.STOP if going_on else Step.NOTHING
-    if going_on:
+        return Step.STOP if under_way else Step.NOTHING
+    if under_way:
         return Step.WAIT
     return _another(folder, wish, starts, now)
 

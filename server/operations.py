@@ -132,7 +132,7 @@ def run_state(folder: RunFolder, *, running: bool) -> str:
     if result is not None:
         return str(result["outcome"])
     wish, starts = desired.desired(folder), desired.read_starts(folder)
-    going_on = bool(starts) and starts[-1].ended is None and running
+    going_on = running and desired.going_on(starts)
     if wish is None or wish.state == "stop":
         return "stopping" if going_on else "stopped"
     if going_on:

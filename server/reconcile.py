@@ -14,7 +14,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -129,10 +129,10 @@ class Reconciler:
     def _run(self, control: "Control", folder: RunFolder) -> None:
         """Bring one run a step further."""
         starts = self._observed(control, folder)
-        if folder.result.exists() and (not starts or starts[-1].ended is not None):
+        if folder.result.exists() and not desired.going_on(starts):
             self._parked[folder.run_id] = None
             return
-        going_on = bool(starts) and starts[-1].ended is None
+        going_on = desired.going_on(starts)
         if _busy(folder) and not going_on:  # the process of an earlier start is still at work
             return
         wish, step = _wish(folder), desired.next_step(folder, time.time())
@@ -148,7 +148,7 @@ class Reconciler:
     def _observed(self, control: "Control", folder: RunFolder) -> tuple[Start, ...]:
         """The starts, with the last one closed where it has ended or its process is lost."""
         starts, run = desired.read_starts(folder), folder.run_id
-        if not starts or starts[-1].ended is not None:
+        if not desired.going_on(starts):
             return starts
         with _calls():
             status = control.run_status(starts[-1].flower_run)
@@ -236,8 +236,12 @@ class Reconciler:
         return tuple(site for site in self._behind if site in there)
 
     def _at_work(self) -> bool:
-        """Whether a run is about to bring its own release to the sites."""
-        return any(folder.gate.exists() and _busy(folder) for folder in self._folders())
+        """Whether a run is under way: its sites have enough to do, and it brings its own release to them."""
+        for folder in self._folders():
+            with suppress(FedretrainError):  # of a damaged run the others need know nothing
+                if _busy(folder) or desired.going_on(desired.read_starts(folder)):
+                    return True
+        return False
 
     # --- talk ---
 

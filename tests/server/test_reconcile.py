@@ -246,3 +246,18 @@ def test_a_site_that_is_behind_is_served_when_it_is_there(server: Server, monkey
     server.step(3)
     assert [config["task"] for config in server.link.configs] == ["deliver"]
     assert server.said[-1].endswith("to b")
+
+
+def test_nothing_is_delivered_while_a_run_is_under_way(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its start to its end, gate or not; a run whose files are damaged is not under way."""
+    monkeypatch.setattr("server.deliver.behind", lambda _federation: ["a"])
+    monkeypatch.setattr("server.sites.online", lambda _federation: {"a"})
+    monkeypatch.setattr("server.reconcile.DELIVER_EVERY_S", 0.0)
+    damaged = server.run("damaged")
+    (damaged.root / "starts.json").write_text("{")
+    run = server.run()
+    server.step(3)
+    assert [config["task"] for config in server.link.configs] == ["run"]
+    server.end(1, "RunFailed", run)
+    server.step(2)
+    assert [config["task"] for config in server.link.configs] == ["run", "deliver"]
