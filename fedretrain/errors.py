@@ -5,6 +5,7 @@
     │   └── ModelRefused                2    an architecture with a layer outside the allow-list, or unsafe content
     ├── DataMismatch                    2    data do not fit the contract; at a site it becomes a declined request
     ├── RunFailed                       4    too few sites, or a round that could not be completed
+    ├── RunStopped                      1    the operator asked for it
     ├── RejectedUpdate                  -    a site sent something the server does not take; costs that reply alone
     ├── DeclinedRequest                 -    a site does not take part; carries a code, never a value of its data
     ├── UntrustedRelease                1    a release or its metadata does not verify; nothing of it was loaded
@@ -37,6 +38,10 @@ class RunFailed(FedretrainError):
     """Too few sites took part, or a round could not be completed; the checkpoint is kept and can be resumed."""
 
     exit_code = 4
+
+
+class RunStopped(FedretrainError):
+    """The run's operator asked it to stop; what was finished is kept, and it goes on when it is asked to."""
 
 
 class MachineError(FedretrainError):

@@ -3,6 +3,8 @@
 Invariants:
 
 - A token goes to the app's process over stdin; Flower's own executor puts it on the command line, for all to see.
+- An app whose task the SuperLink has given up, or that was stopped, is ended; by itself it would notice only when it
+  talks to the sites again.
 - An app that dies is reported at once, so that its run can be started again without waiting for a lost heartbeat.
 - Nothing the SuperLink does ends the executor: while there is none it waits, and finds the next one by its port file.
 - The apps end with the executor, however it ends.
@@ -42,7 +44,7 @@ IDLE_S = 1.0
 BUSY_FOR_S = 60.0
 AWAY_S = 1.0  # between two tries while the SuperLink is away
 HEARTBEAT_S = 10.0
-HEARTBEAT_FOR_S = 60.0  # while an app starts; then it sends its own
+REFUSALS = 2  # heartbeats refused in a row after which an app is ended: one may cross the report of its own end
 REPORT_FOR_S = 90.0  # afterwards the SuperLink has given the task up by itself
 STOP_S = 4.0
 LOGS = 20
@@ -52,12 +54,12 @@ _log = logging.getLogger("executor")
 
 @dataclass
 class App:
-    """A ServerApp's process; times are seconds of ``time.monotonic``."""
+    """A ServerApp's process; times are seconds of ``time.monotonic``, ``refused`` counts heartbeats in a row."""
 
     task: "Task"
     child: Child
-    started: float
     heartbeat: float = 0.0
+    refused: int = 0
     ended: float | None = None
 
 
@@ -120,7 +122,7 @@ class Executor:
         child = Child(f"ServerApp of run {task.run_id}", command, log, clean_environment())
         now = time.monotonic()
         self._busy_until = now + BUSY_FOR_S
-        app = App(task, child, started=now, heartbeat=now)
+        app = App(task, child, heartbeat=now)
         self.apps.append(app)
         try:
             child.start(stdin=f"{task.token}\n".encode())
@@ -134,9 +136,9 @@ class Executor:
         now = time.monotonic()
         if app.child.alive:
             app.child.trim_log()
-            if now - app.started < HEARTBEAT_FOR_S and now - app.heartbeat > HEARTBEAT_S:
+            if now - app.heartbeat > HEARTBEAT_S:
                 app.heartbeat = now
-                runtime.heartbeat(app.task)
+                self._beat(app, runtime)
             return True
         if app.ended is None:
             app.ended = now
@@ -144,6 +146,15 @@ class Executor:
         if app.child.returncode != 0 and now - app.ended < REPORT_FOR_S:
             runtime.failed(app.task, f"ServerApp {how_it_ended(app.child.returncode)}")
         return False
+
+    def _beat(self, app: App, runtime: "Runtime") -> None:
+        """Send a heartbeat, which an app that is still starting cannot do; end an app that is not wanted any more."""
+        app.refused = 0 if runtime.heartbeat(app.task) else app.refused + 1
+        if app.refused == REFUSALS:
+            _log.info("run %d: the SuperLink does not want its ServerApp any more", app.task.run_id)
+            app.child.ask_to_stop()
+        elif app.refused > REFUSALS:
+            app.child.stop(0)
 
 
 def _remove_old_logs(folder: Path) -> None:

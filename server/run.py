@@ -5,6 +5,7 @@ Invariants:
 - Whatever was finished before a crash is not done again: rounds are checkpointed, the verdict is written down before
   anything is released, and a run's candidate is released at most once.
 - Only a candidate that the gate passed is released, and only in place of the model it was trained from.
+- A federation's run that was asked to stop releases nothing until it is asked to go on.
 - A finished run returns its result, whoever asks how often.
 - In a federation every message is sealed (``server.messenger``), and a release is brought to the connected sites before
   the run is finished; what goes wrong there is the sites' affair and changes nothing about the run.
@@ -32,13 +33,14 @@ from flwr.serverapp import Grid
 from fedretrain import atomic
 from fedretrain.crashpoint import crash_point
 from fedretrain.digest import weights_digest
-from fedretrain.errors import ConfigurationError, FedretrainError, MachineError
+from fedretrain.errors import ConfigurationError, FedretrainError, MachineError, RunStopped
 from fedretrain.job import Job
 from fedretrain.runfolder import RunFolder
 from strategies.base import Arrays
 
 from .checkpoint import Checkpoint
 from .deliver import deliver
+from .desired import desired
 from .events import EventLog
 from .federation import Federation
 from .gate import judge
@@ -75,6 +77,7 @@ def execute(
     Raises:
         ConfigurationError: Job, model, holdouts or federation are wrong, or the model is not the one in use.
         RunFailed: Too few sites, or rounds that could not be completed; the run can be resumed.
+        RunStopped: In a federation: its operator asked for it before anything was released; it can be resumed.
         UntrustedRelease: The registry does not verify.
         MachineError: Disk or network failed, or another process works on this run; the run can be resumed.
     """
@@ -184,6 +187,12 @@ class _Run:
 
     def _publish(self, candidate: Arrays, report: dict[str, Any], state: Checkpoint, parent: str | None) -> Release:
         draft = self._draft(candidate, report, lineage_of_run(self._plan, state.history, parent))
+        wish = desired(self._folder) if self._federation else None  # SuperLink ends a process only some time later
+        if wish is not None and wish.state == "stop":
+            raise RunStopped(
+                "stopped by its operator before it released anything; the verdict is kept, and 'fedretrain server "
+                f"resume {self._plan.run}' releases the candidate"
+            )
         return self._registry.publish(draft, expected_parent=parent)
 
     def _deliver(self) -> None:

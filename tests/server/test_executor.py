@@ -129,15 +129,15 @@ def test_old_logs_of_apps_are_removed(tmp_path: Path) -> None:
 
 
 def test_an_app_that_takes_long_to_start_is_kept_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The executor sends heartbeats until the app can do so itself."""
+    """The executor sends heartbeats, for the app cannot do so itself until it is up."""
     beats: list[int] = []
     child = Child("app", ["sleep", "60"], tmp_path / "log")
     child.start()
     monkeypatch.setattr(module, "HEARTBEAT_S", 0.1)
     executor = Executor.__new__(Executor)
-    app = module.App(Task(1, 2, "token"), child, started=time.monotonic())
+    app = module.App(Task(1, 2, "token"), child)
     runtime = Runtime.__new__(Runtime)
-    runtime.heartbeat = lambda task: bool(beats.append(task.task_id))  # type: ignore[method-assign]
+    runtime.heartbeat = lambda task: not beats.append(task.task_id)  # type: ignore[method-assign]
     try:
         for _ in range(3):
             time.sleep(0.15)
@@ -145,6 +145,30 @@ def test_an_app_that_takes_long_to_start_is_kept_alive(tmp_path: Path, monkeypat
     finally:
         child.stop(0)
     assert beats == [1, 1, 1]
+
+
+def test_an_app_whose_run_was_stopped_is_ended(link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that talks to nobody and ignores signals, as in a long computation; the others go on."""
+    monkeypatch.setattr(module, "HEARTBEAT_S", 0.5)
+    stage = Stage(link, tmp_path)
+    run_id, out = stage.run("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP)
+    executor = Executor(link.federation)
+
+    def step() -> list[module.App]:
+        executor.step()
+        return executor.apps
+
+    try:
+        assert eventually(lambda: bool(step()) and out.exists() and bool(out.read_text())), stage.log()
+        (app,) = executor.apps
+        for _ in range(4):
+            time.sleep(0.6)
+            assert step() == [app]
+        stage.control.stop_run(run_id)
+        assert eventually(lambda: not step(), 20.0)
+        assert app.child.returncode == -signal.SIGKILL
+    finally:
+        executor.stop()
 
 
 def test_the_processes_that_stay_do_not_load_tensorflow() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from flwr.app import Context, RecordDict
 
-from fedretrain.errors import ConfigurationError, MachineError
+from fedretrain.errors import ConfigurationError, MachineError, RunStopped
 from fedretrain.job import load_job
 from fedretrain.messages import RELEASE
 from fedretrain.runfolder import RunFolder
+from server import operations
 from server.app import app
 from server.deliver import installed
 from server.registry import Registry
@@ -93,6 +94,26 @@ def test_a_delivery_that_fails_changes_nothing_about_the_run(
     world = World(tmp_path, job)
     assert world.start(on_event=events.append)["outcome"] == "released"
     assert "could not be brought to all sites: installed.json" in events[-1]["text"]
+
+
+def test_a_run_that_is_stopped_while_it_is_judged_releases_nothing(job: Path, tmp_path: Path) -> None:
+    """Whether or not anybody ended its process in time; asked to go on, it releases what was judged."""
+    world = World(tmp_path, job)
+    run = world.run
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "gate":
+            operations.stop(run)
+
+    with pytest.raises(RunStopped, match="server resume r1"):
+        world.start(on_event=stop)
+    state = world.registry.state()
+    assert state is not None
+    assert "r1" not in {entry.run for entry in state.ledger.releases.values()}
+    assert operations.run_state(run, running=False) == "stopped"
+    operations.resume(run)
+    result = world.start()
+    assert (result["outcome"], result["gate"]["holdouts"][0]["uses"]) == ("released", 1)
 
 
 def test_what_is_rejected_is_not_brought_anywhere(job: Path, tmp_path: Path) -> None:
