@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedretrain import words
 from fedretrain.errors import UntrustedRelease
 from fedretrain.ledger import Ledger
 from fedretrain.release import Release
@@ -102,7 +103,7 @@ def show_lines(release: Release) -> Iterator[str]:
     lines: list[tuple[str, str]] = [
         ("release", release.id),
         ("gate", _gate(release.gate)),
-        *((f"lineage.{name}", _plain(value)) for name, value in sorted(release.lineage.items())),
+        *words.lineage(release.lineage),
         ("model", f"{len(release.weights)} variables, {release.contract.nbytes} bytes"),
         ("inputs", ", ".join(f"{i.name} {list(i.shape)} {i.dtype}" for i in release.contract.inputs)),
         ("outputs", ", ".join(f"{o.name} {list(o.shape)} {o.kind}" for o in release.contract.outputs)),
@@ -145,11 +146,3 @@ def _gate(gate: Mapping[str, Any]) -> str:
     if not gate:
         return "not gated"  # as a base model that was taken in to begin with
     return {True: "passed", False: "NOT PASSED"}.get(gate.get("passed", None), "no verdict")
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
-        return ", ".join(map(str, value))
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
-    return "-" if value is None else str(value)

@@ -1,6 +1,6 @@
 """Codes, numbers and paths in words, as progress, tables and the lists of the server's commands show them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,37 @@ def declined(entry: Mapping[str, Any]) -> str:
 def flag(name: str) -> str:
     """What was put right in a reply."""
     return FLAGS.get(name, name)
+
+
+def lineage(entries: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where a release comes from: ``lineage.NAME`` and its value in words, sorted; of the rounds what they came to."""
+    for name, value in sorted(entries.items()):
+        yield f"lineage.{name}", _rounds(value) if name == "rounds" else _plain(value)
+
+
+def _rounds(history: Any) -> str:
+    """``12 rounds, 34 updates; quarantined: a 2 (late, norm)``."""
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+        return _plain(history)
+    updates = sum(len(entry.get("admitted", ())) for entry in history)
+    sites: dict[str, list[str]] = {}
+    for q in (q for entry in history for q in entry.get("quarantined", ()) if isinstance(q, dict)):
+        sites.setdefault(str(q.get("site")), []).append(str(q.get("code")))
+    told = [f"{site} {len(codes)} ({', '.join(sorted(set(codes)))})" for site, codes in sorted(sites.items())]
+    counted = f"{_count(len(history), 'round')}, {_count(updates, 'update')}"
+    return counted + (f"; quarantined: {', '.join(told)}" if told else "")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
+    return "-" if value is None else str(value)
 
 
 def size(count: float) -> str:

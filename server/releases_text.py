@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedretrain import words
 from fedretrain.release import Release
 from fedretrain.trust import SignedState
 
@@ -70,7 +71,7 @@ def show_lines(release: Release, state: SignedState) -> Iterator[str]:
         ("in use", "yes" if state.ledger.incumbent == release.id else "no"),
         ("published", entry.published),
         ("gate", gate_summary(release.gate)),
-        *((f"lineage.{name}", _plain(value)) for name, value in sorted(release.lineage.items())),
+        *words.lineage(release.lineage),
         ("model", f"{len(release.weights)} variables, {release.contract.nbytes} bytes"),
         ("inputs", ", ".join(f"{i.name} {list(i.shape)} {i.dtype}" for i in release.contract.inputs)),
         ("outputs", ", ".join(f"{o.name} {list(o.shape)} {o.kind}" for o in release.contract.outputs)),
@@ -187,11 +188,3 @@ def _holdout(verdict: Mapping[str, Any]) -> str:
 
 def _names(value: Any) -> list[str]:
     return [str(name) for name in value] if isinstance(value, list | dict) else []
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
-        return ", ".join(str(item) for item in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(one)}" for name, one in value.items())
-    return "-" if value is None else str(value)
