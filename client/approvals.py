@@ -12,17 +12,19 @@ import getpass
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedretrain import atomic
 from fedretrain.digest import json_digest
 from fedretrain.errors import ConfigurationError, MachineError
-from fedretrain.messages import PrepareRequest
 
 from . import record
 from .home import Home
+
+if TYPE_CHECKING:
+    from fedretrain.messages import PrepareRequest
 
 MOST_WAITING = 100  # jobs of which the site keeps a description before somebody looks at them
 
@@ -54,12 +56,12 @@ class Approval(BaseModel):
         return self.job[:12]
 
 
-def job_digest(request: PrepareRequest) -> str:
+def job_digest(request: "PrepareRequest") -> str:
     """What identifies the job of a request, whatever its run."""
     return json_digest(request.model_dump(mode="json", include={"contract", "train", "strategy", "freeze"}))
 
 
-def is_approved(home: Home, request: PrepareRequest) -> bool:
+def is_approved(home: Home, request: "PrepareRequest") -> bool:
     """Whether a person has said yes to the request's job; where nobody was asked yet, it is put down as waiting.
 
     Raises:
@@ -124,7 +126,7 @@ def _one(home: Home, id_: str) -> Approval:
     raise ConfigurationError(f"job {id_!r}: {what}; expected one of: {known}")
 
 
-def _words(request: PrepareRequest) -> tuple[str, ...]:
+def _words(request: "PrepareRequest") -> tuple[str, ...]:
     """What a person needs to know to decide; names from the request are shown as text, never acted upon."""
     contract, train = request.contract, request.train
     inputs = "; ".join(f"{spec.name} ({', '.join(spec.columns or ()) or list(spec.shape)})" for spec in contract.inputs)

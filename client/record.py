@@ -24,12 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-
 from fedretrain.atomic import disk_errors
 from fedretrain.digest import canonical_json, sha256
-from fedretrain.membership import public_key
-from fedretrain.seal import CONTEXT
 
 START = "0" * 64
 _BLOCK = 65_536  # bytes read from the end to find the last line
@@ -155,6 +151,11 @@ def _size(count: int) -> str:
 
 def _proven(entry: dict[str, Any], coordinator: str) -> bool:
     """Whether the coordinator signed the claims in the entry, and the entry says what they do."""
+    from cryptography.exceptions import InvalidSignature
+
+    from fedretrain.membership import public_key
+    from fedretrain.seal import CONTEXT
+
     try:
         text = str(entry["claims"])
         public_key(coordinator).verify(bytes.fromhex(entry["signature"]), CONTEXT + text.encode())

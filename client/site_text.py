@@ -3,13 +3,15 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .approvals import Approval
 from .record import Chain, words
 
+if TYPE_CHECKING:
+    from .approvals import Approval
 
-def approval_lines(found: Sequence[Approval]) -> Iterator[str]:
+
+def approval_lines(found: "Sequence[Approval]") -> Iterator[str]:
     """Each job with what it would do; those that wait say what to type."""
     if not found:
         yield "no job has asked yet, or the policy asks no person ('approval' in site.toml's [policy])"
@@ -23,12 +25,12 @@ def approval_lines(found: Sequence[Approval]) -> Iterator[str]:
             yield f"    to say yes: fedretrain client approve {one.id}"
 
 
-def approvals_value(found: Sequence[Approval]) -> dict[str, Any]:
+def approvals_value(found: "Sequence[Approval]") -> dict[str, Any]:
     """The jobs as JSON values."""
     return {"jobs": [approval_value(one) for one in found]}
 
 
-def approval_value(one: Approval) -> dict[str, Any]:
+def approval_value(one: "Approval") -> dict[str, Any]:
     """One job as JSON values."""
     return {"id": one.id, **one.model_dump(mode="json")}
 

@@ -8,10 +8,10 @@ numbers have the same digest however they were stored (``.keras`` files differ a
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def canonical_json(value: Any) -> bytes:
@@ -29,8 +29,10 @@ def json_digest(value: Any) -> str:
     return sha256(canonical_json(value))
 
 
-def weights_digest(arrays: Iterable[NDArray[Any]]) -> str:
+def weights_digest(arrays: "Iterable[NDArray[Any]]") -> str:
     """SHA-256 over dtype, shape and little-endian C-order bytes of each array, in order."""
+    import numpy as np
+
     h = hashlib.sha256()
     for array in arrays:
         little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))

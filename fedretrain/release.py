@@ -29,16 +29,18 @@ import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import safetensors
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from .contract import Contract, VariableSpec, key, parse_contract
 from .digest import canonical_json, json_digest, sha256, weights_digest
 from .errors import ConfigurationError, UntrustedRelease
+
+if TYPE_CHECKING:  # who only asks what is in use need not wait for NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 FORMAT: Final = "fedretrain.release/1"
 ARCHITECTURE: Final = "architecture.json"
@@ -51,7 +53,7 @@ KERAS_FILE: Final = "model.keras"
 JSON_LIMIT: Final = 20_000_000  # bytes; as much as an architecture may have. Thousands of layers take a few MB
 RELEASE_ID: Final = re.compile(r"[0-9a-f]{64}")
 
-Arrays = list[NDArray[Any]]
+Arrays = list["NDArray[Any]"]
 Read = Callable[[str, int], bytes]  # (file name, most bytes) -> verified content; raises UntrustedRelease
 
 _STORED_AS = {
@@ -127,8 +129,10 @@ def release_id(hashes: Mapping[str, str]) -> str:
     return json_digest({name: hashes[name] for name in IDENTIFYING})
 
 
-def encode_weights(weights: Iterable[NDArray[Any]]) -> bytes:
+def encode_weights(weights: "Iterable[NDArray[Any]]") -> bytes:
     """Arrays as safetensors, under their positions; raises ConfigurationError for a dtype without a stored form."""
+    import numpy as np
+
     tensors = {}
     for i, array in enumerate(weights):
         if array.dtype.name not in _STORED_AS:
@@ -232,7 +236,9 @@ def _header_limit(variables: tuple[VariableSpec, ...]) -> int:
     return _HEADER_FIXED + _HEADER_PER_VARIABLE * len(variables)
 
 
-def _dtype(name: str, where: str) -> np.dtype[Any]:
+def _dtype(name: str, where: str) -> "np.dtype[Any]":
+    import numpy as np
+
     if name not in _STORED_AS:
         raise UntrustedRelease(f"{where}: expected a dtype of {sorted(_STORED_AS)}, got {name!r}")
     if name == "bfloat16":
@@ -249,7 +255,9 @@ def _nbytes(spec: VariableSpec, where: str) -> int:
     return count * _dtype(spec.dtype, where).itemsize
 
 
-def _array(tensor: Mapping[str, Any], spec: VariableSpec, where: str) -> NDArray[Any]:
+def _array(tensor: Mapping[str, Any], spec: VariableSpec, where: str) -> "NDArray[Any]":
+    import numpy as np
+
     expected, got = (_STORED_AS[spec.dtype], list(spec.shape)), (tensor["dtype"], list(tensor["shape"]))
     if expected != got:
         raise UntrustedRelease(f"{where}: expected {expected[0]} {expected[1]}, got {got[0]} {got[1]}")

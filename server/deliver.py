@@ -5,22 +5,13 @@ to it, is written down for that site and stops nothing; a site that has the rele
 
 Each connected site is first sent the registry's metadata (every root version, and the present timestamp, snapshot and
 targets), and answers which release it has. To a site that has the one in use this is all. The others are sent the
-metadata once more and with them the release's identifying files, in one message, read from verified bytes.
-
-``state/installed.json``, format ``fedretrain.installed/1``: a JSON object with ``format`` and, under ``sites``, for
-each site that was ever asked::
-
-    "installed"   id of the newest release it said it has, "" for none
-    "used"        id of the one it said it uses; another than ``installed`` where its operator went back
-    "offered"     id of the release it was last sent, or was to be sent
-    "code"        why it does not have it: a code of ``DeclinedRequest`` or ``RejectedUpdate``, "" where it does
-    "at"          when that was, UTC, ISO 8601
+metadata once more and with them the release's identifying files, in one message, read from verified bytes. What
+is known of each site stands in ``state/installed.json`` (``server.installed``).
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
@@ -34,43 +25,21 @@ from fedretrain.errors import RejectedUpdate
 from fedretrain.ledger import files_of
 from fedretrain.messages import RELEASE, Declined, ReleaseReply, ReleaseRequest, pack
 from fedretrain.release import IDENTIFYING
-from fedretrain.trust import SignedState, locked, read_bounded, read_signed
+from fedretrain.trust import SignedState, read_bounded, read_signed
 
 from .admission import admit_release, judged
 from .exchange import Question, exchange, transport_errors
 from .federation import Federation
+from .installed import Installed, installed, is_due, remember
 from .messenger import messenger_of
 from .registry import Registry
 
 ASK_S: Final = 60.0  # how long a site may take to say what it has
 BRING_S: Final = 300.0  # and to receive and verify a release
-FORMAT: Final = "fedretrain.installed/1"
 RUN: Final = "deliver"  # the run that requests name where a delivery is not part of one
-AGAIN_AFTER: Final = {"release-refused": timedelta(hours=1), "policy": timedelta(hours=1), "late": timedelta(minutes=1)}
-AGAIN: Final = timedelta(minutes=10)  # after any other code
 
 Emit = Callable[..., None]
 Answer = ReleaseReply | Declined | RejectedUpdate
-
-
-@dataclass(frozen=True)
-class Installed:
-    """What is known of one site; see the module docstring."""
-
-    installed: str = ""
-    used: str = ""
-    offered: str = ""
-    code: str = ""
-    at: str = ""
-
-
-def installed(federation: Federation) -> dict[str, Installed]:
-    """What is known of each site that was ever asked; a damaged file counts as none, for asking again costs little."""
-    try:
-        entries = json.loads(federation.installed.read_bytes())["sites"]
-        return {name: Installed(**entry) for name, entry in entries.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def behind(federation: Federation, at: datetime | None = None) -> list[str]:
@@ -90,7 +59,7 @@ def behind(federation: Federation, at: datetime | None = None) -> list[str]:
         return []
     known, now = installed(federation), at or datetime.now(UTC)
     members = federation.active()
-    return [name for name in sorted(members) if _due(known.get(name), members[name].admitted, incumbent, now)]
+    return [name for name in sorted(members) if is_due(known.get(name), members[name].admitted, incumbent, now)]
 
 
 def deliver(federation: Federation, grid: Grid, emit: Emit, run: str = RUN) -> dict[str, Installed]:
@@ -189,7 +158,7 @@ class _Delivery:
         if isinstance(answer, ReleaseReply):
             entry = replace(entry, installed=answer.installed, used=answer.used)
         self.outcome[site] = entry
-        _remember(self._federation, site, entry)
+        remember(self._federation, site, entry)
         if trouble:
             self._emit("delivery-failed", site=site, release=self._incumbent, **trouble)
         elif before.installed != self._incumbent:
@@ -205,26 +174,6 @@ def _trouble(answer: Answer, incumbent: str) -> dict[str, str]:
     if answer.installed != incumbent:
         return {"code": "release-refused", "where": "", "expected": f"{incumbent[:16]}, has {answer.installed[:16]}"}
     return {}
-
-
-def _due(entry: Installed | None, admitted: str, incumbent: str, now: datetime) -> bool:
-    try:
-        if entry is None or entry.offered != incumbent or _time(entry.at) < _time(admitted):
-            return True  # what was known before it was admitted is another machine's
-        return bool(entry.code) and now >= _time(entry.at) + AGAIN_AFTER.get(entry.code, AGAIN)
-    except ValueError:
-        return True
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def _remember(federation: Federation, site: str, entry: Installed) -> None:
-    with locked(federation.state / ".installed.lock"):
-        known = {**installed(federation), site: entry}
-        value = {"format": FORMAT, "sites": {name: asdict(known[name]) for name in sorted(known)}}
-        atomic.write_json(federation.installed, value)
 
 
 def _utc() -> str:

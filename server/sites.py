@@ -14,10 +14,10 @@ from fedretrain.runfolder import RunFolder
 from fedretrain.standing import moment
 
 from . import uplock
-from .deliver import Installed, installed
 from .desired import utc
 from .federation import Federation, Member
 from .gateway.counters import Report, Traffic, load
+from .installed import Installed, installed
 
 ONLINE_S: Final = 15.0  # a SuperNode asks for messages every few seconds
 _OURS: Final = frozenset({"superlink-down"})  # what the gateway refuses for the server's own fault

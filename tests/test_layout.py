@@ -1,12 +1,15 @@
 """The layout is enforced: imports go one way, and importing the light parts stays light."""
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from fedretrain.cli import run
 
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
@@ -65,3 +68,25 @@ def test_light_modules_do_not_load_tensorflow(module: str) -> None:
     """What the command line and an executor need starts without TensorFlow's seconds and memory."""
     code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_looking_at_things_is_quick(tmp_path: Path) -> None:
+    """What an operator asks again and again waits neither for NumPy nor for Flower, let alone TensorFlow."""
+    server, home, request, kit = (str(tmp_path / name) for name in ("fed", "home", "a.request", "a.kit"))
+    make = [
+        ["server", "init", server, "--address", "127.0.0.1:8443"],
+        ["client", "request", "--name", "a", "--out", request, "--home", home],
+        ["server", "admit", request, kit, "--folder", server],
+        ["client", "join", kit, "--home", home],
+    ]
+    look = [["server", name, "--folder", server] for name in ("sites", "runs", "status", "logs")]
+    look += [["client", *name.split(), "--home", home] for name in ("log", "approve", "release list")]
+    code = (
+        "import json, sys; from fedretrain.cli import run\n"
+        "codes = [run(command) for command in json.loads(sys.argv[1])]\n"
+        "sys.exit(str(codes) if any(codes) else ' '.join({'numpy', 'flwr', 'tensorflow'} & set(sys.modules)) or 0)"
+    )
+    assert [run(command) for command in make] == [0] * len(make)
+    command = [sys.executable, "-c", code, json.dumps(look)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

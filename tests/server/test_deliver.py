@@ -23,10 +23,12 @@ from fedretrain.messages import (
     request_arrays,
     unpack_request,
 )
+from fedretrain.parcel import opened
 from fedretrain.release import IDENTIFYING
 from server.admission import admit_release
 from server.app import app
-from server.deliver import Installed, behind, deliver, installed
+from server.deliver import behind, deliver
+from server.installed import Installed, installed
 from server.registry import Registry
 from tests import drafts
 

@@ -14,7 +14,7 @@ from fedretrain.messages import RELEASE
 from fedretrain.runfolder import RunFolder
 from server import operations
 from server.app import app
-from server.deliver import installed
+from server.installed import installed
 from server.registry import Registry
 from server.run import execute
 
@@ -89,7 +89,7 @@ def test_a_delivery_that_fails_changes_nothing_about_the_run(
     def full(*_: object) -> None:
         raise MachineError("installed.json: cannot write: no space left")
 
-    monkeypatch.setattr("server.deliver._remember", full)
+    monkeypatch.setattr("server.deliver.remember", full)
     events: list[dict[str, Any]] = []
     world = World(tmp_path, job)
     assert world.start(on_event=events.append)["outcome"] == "released"

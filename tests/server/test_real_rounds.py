@@ -20,9 +20,10 @@ from client.home import Home
 from fedretrain.contract import VariableSpec
 from fedretrain.digest import sha256
 from fedretrain.membership import Kit, public_text
-from server.deliver import deliver, installed
+from server.deliver import deliver
 from server.federation import Federation, Member
 from server.guarded import GuardedGrid
+from server.installed import installed
 from server.keyfile import write_key
 from server.messenger import SealedMessenger
 from server.registry import Registry
