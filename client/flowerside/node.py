@@ -129,6 +129,7 @@ def _adapted(node: Node, state: State, listener: Listener) -> Iterator[None]:
     replaced: list[tuple[Any, str, Any]] = [
         (loop, "time", SimpleNamespace(sleep=partial(_sleep, state, ended))),
         (loop, "pull_objects", pull),
+        (loop, "_pull_and_store_message", partial(_take_whole, state, loop._pull_and_store_message)),  # noqa: SLF001
         (loop, "flwr_exit", end),
         (loop, "http_request_response", connect),
         (fleet, "flwr_exit", end),
@@ -143,6 +144,18 @@ def _adapted(node: Node, state: State, listener: Listener) -> Iterator[None]:
     finally:
         for owner, name, value in before:
             setattr(owner, name, value)
+
+
+def _take_whole(own: State, take: Callable[..., int | None], **named: Any) -> int | None:
+    """The loop's taking of a message, with nothing left behind where there is no whole one.
+
+    Flower makes the task first. Where the run ends before the message is here, the task would stay, and an executor
+    would wait for the rest of its message for hours.
+    """
+    run = take(**named)
+    if run is None:
+        own.forget_work()
+    return run
 
 
 def _sleep(state: State, ended: list[str], seconds: float) -> None:

@@ -83,6 +83,19 @@ class State(InMemoryNodeState):
                 self._worked_at = time.monotonic()
         return time.monotonic() - self._worked_at
 
+    def forget_work(self) -> None:
+        """Drop every task that is not finished, with its message: there is no reply that anybody waits for."""
+        with self.lock_task_store, self.lock_msg_store:
+            for task in self.task_store.values():
+                if task.status.status != Status.FINISHED:
+                    self._finish(task)
+            dropped = [i for i, e in self.msg_store.items() if not e.message.metadata.reply_to_message_id]
+            for message_id in dropped:
+                del self.msg_store[message_id]
+        for message_id in dropped:
+            self.object_store.delete(message_id)
+        self._notify()
+
     def offer(self, claim: Callable[[], Any], wait_s: float) -> Any:
         """What ``claim`` gives as soon as it has a token; after ``wait_s`` seconds, what it gives then.
 
@@ -117,12 +130,16 @@ class State(InMemoryNodeState):
                 if task.type == TaskType.CLIENT_APP and task.status.status in {Status.STARTING, Status.RUNNING}:
                     self._taken_back[task.task_id] += 1
                     lost = self._taken_back[task.task_id] >= ATTEMPTS
-                    task.status.status = Status.FINISHED if lost else Status.PENDING
-                    if (record := self.task_token_store.pop(task.task_id, None)) is not None:
-                        self.task_token_to_task_id.pop(record.token, None)
+                    self._finish(task, Status.FINISHED if lost else Status.PENDING)
             for entry in self.msg_store.values():
                 if not entry.message.metadata.reply_to_message_id:
                     entry.is_retrieved = False
+
+    def _finish(self, task: Any, status: str = Status.FINISHED) -> None:
+        """Take a task from whoever has it; under ``lock_task_store``."""
+        task.status.status = status
+        if (record := self.task_token_store.pop(task.task_id, None)) is not None:
+            self.task_token_to_task_id.pop(record.token, None)
 
     def _wait_past(self, version: int, seconds: float) -> None:
         with self._changed:

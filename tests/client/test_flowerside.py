@@ -250,6 +250,24 @@ def test_an_executor_that_died_while_it_waited_gets_nothing(served: Served) -> N
     assert results["alive"] is not None
 
 
+def test_a_task_whose_message_never_arrives_is_forgotten(served: Served) -> None:
+    """Its run ended while the SuperNode took the message: who waits for the rest is told, and the site is free."""
+    with asking(served) as client:
+        tree = served.state.object_store.get_object_tree(served.put())
+        missing = served.state.object_store.store[tree.children[0].object_id]
+        missing.content, missing.is_available = b"", False
+        waiting = client.acquire()
+        assert waiting is not None
+        threading.Timer(0.5, lambda: node._take_whole(served.state, lambda: None)).start()
+        start = time.monotonic()
+        with pytest.raises(MachineError, match="cannot take the task over"):
+            waiting.pull()
+        assert time.monotonic() - start < 10
+    with asking(served) as client:
+        served.put()
+        take(client)
+
+
 def test_a_reply_nobody_completes_is_given_up(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """An executor that died between announcing and sending a reply: the next one finds no message, and the loop ends
     its wait instead of waiting for ever."""
