@@ -28,6 +28,7 @@ from fedretrain import __version__, atomic
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import Name
 from fedretrain.membership import JoinRequest, Kit, KitSecrets, public_text, read
+from fedretrain.tomlfile import said
 
 from .home import Home
 
@@ -66,7 +67,7 @@ def request(home: Home, name: str) -> JoinRequest:
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError as error:
-        raise ConfigurationError(f"--name {name!r}: {error.errors()[0]['msg']}; for example hospital-a") from None
+        raise ConfigurationError(f"--name: {said(error.errors()[0])}; for example hospital-a") from None
     if home.kit.is_file() and (kit := home.load_kit()).site != name:
         raise ConfigurationError(
             f"{home.root}: takes part in {kit.federation} as {kit.site}; for another site use another --home"

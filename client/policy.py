@@ -17,14 +17,14 @@ from pydantic import Field, field_validator
 
 from fedretrain.errors import DeclinedRequest
 from fedretrain.messages import PrepareRequest
-from fedretrain.tomlfile import Section
+from fedretrain.tomlfile import Section, shaped
 
 from .sampling import MIN_COUNT, split
 
 Patterns = tuple[str, ...]
 _TIME = r"([01]\d|2[0-3]):[0-5]\d"
 _HOURS = re.compile(rf"{_TIME}-({_TIME}|24:00)")
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="a SHA-256 in lower-case hexadecimal")]
+Sha256 = Annotated[str, shaped(r"[0-9a-f]{64}", "a SHA-256: 64 digits from 0 to 9 and a to f")]
 
 
 class Policy(Section):

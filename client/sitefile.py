@@ -15,12 +15,14 @@ from fedretrain.contract import Contract
 from fedretrain.dataset import Dataset
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import Reference
-from fedretrain.tomlfile import Section, check_toml, read_toml
+from fedretrain.tomlfile import Section, check_toml, read_toml, shaped
 
 from .data.section import FORMATS, DataSection
 from .policy import Policy
 
-Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+Module = Annotated[
+    str, shaped(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", 'the name of a module, such as "our_layers" or "ours.layers"')
+]
 
 
 class TrainerSection(Section):

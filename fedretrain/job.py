@@ -12,10 +12,21 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from .digest import json_digest
 from .errors import ConfigurationError
-from .tomlfile import Section, check_toml, read_toml
+from .tomlfile import Section, check_toml, read_toml, shaped
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Reference = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="module:attribute")]
+Name = Annotated[
+    str,
+    shaped(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+        "1 to 64 letters, digits, dots, hyphens or underscores, with a letter or digit first",
+    ),
+]
+Reference = Annotated[
+    str,
+    shaped(
+        r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", 'a module and a name in it with a colon between, such as "my_models:build"'
+    ),
+]
 
 
 class ModelSection(Section):

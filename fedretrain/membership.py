@@ -16,6 +16,7 @@ from . import atomic
 from .digest import canonical_json, json_digest
 from .errors import ConfigurationError
 from .job import Name
+from .tomlfile import said
 
 _CONTEXT = b"fedretrain.request/1\n"
 _LIMIT = 2**20  # bytes of a file; no request or kit comes near
@@ -110,7 +111,7 @@ def read(path: Path, kind: type[FileT]) -> FileT:
         first: Any = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "file"
         raise ConfigurationError(
-            f"{path}: not a {what} of this version ({place}: {first['msg']}); get it again from its sender"
+            f"{path}: not a {what} of this version ({place}: {said(first)}); get it again from its sender"
         ) from None
 
 

@@ -6,15 +6,28 @@ file, the key, what was expected, what was found and the nearest valid key.
 
 import difflib
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from .errors import ConfigurationError
 
 SectionT = TypeVar("SectionT", bound="Section")
+_SHOWN = 80  # characters of a text that is none of what was expected
+
+
+def shaped(pattern: str, words: str) -> AfterValidator:
+    """What a text has to look like: a regular expression for us, and words for the person who reads the mistake."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"expected {words}, got {text[:_SHOWN]!r}")
+        return text
+
+    return AfterValidator(check)
 
 
 class Section(BaseModel):
@@ -52,6 +65,12 @@ _EXPECTED = {
     "model_type": "a table",
     "too_short": "at least one",
 }
+_BOUNDS = {
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+}
 
 
 def _explain_all(error: ValidationError, top: type[Section]) -> list[str]:
@@ -76,13 +95,17 @@ def _explain(error: Any, top: type[Section]) -> tuple[str, str]:
         return ".".join(known if known == where else [*known, where[-1]]), "required, but missing"
     field = section.model_fields.get(known[-1]) if known else None
     if error["type"] == "value_error" or field is None:
-        return ".".join(known), error["msg"].removeprefix("Value error, ")
-    expected = _EXPECTED.get(error["type"]) or error["msg"].removeprefix("Input should be ").removeprefix(
-        "String should "
-    )
+        return ".".join(known), said(error)
+    expected = _EXPECTED.get(error["type"]) or _BOUNDS.get(error["type"], "").format(**error.get("ctx", {}))
+    expected = expected or error["msg"].removeprefix("Input should be ").removeprefix("String should ")
     purpose = f" ({field.description})" if field.description else ""
     got = "" if known != where else f", got {error['input']!r}"
     return ".".join(known), f"expected {expected}{purpose}{got}"
+
+
+def said(error: Any) -> str:
+    """The message of one of pydantic's errors, without what it puts before our own."""
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _section_at(where: list[str], top: type[Section]) -> tuple[type[Section], list[str]]:

@@ -48,6 +48,16 @@ def content(home: Home) -> dict[str, bytes]:
     return {str(p.relative_to(home.root)): p.read_bytes() for p in home.root.rglob("*") if p.is_file()}
 
 
+def test_a_name_that_is_none_is_explained(tmp_path: Path) -> None:
+    """In words, with an example, before any key is made."""
+    home = Home(tmp_path / "home")
+    with pytest.raises(ConfigurationError) as caught:
+        identity.request(home, "Klinik A")
+    expected = "1 to 64 letters, digits, dots, hyphens or underscores, with a letter or digit first"
+    assert str(caught.value) == f"--name: expected {expected}, got 'Klinik A'; for example hospital-a"
+    assert not home.root.exists()
+
+
 def test_a_request_holds_public_keys_and_their_proof(home: Home, tmp_path: Path) -> None:
     """It verifies, no private key is in it, and Flower can read the node key."""
     made = identity.request(home, "hospital-a")

@@ -48,8 +48,8 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     [
         ("", r"address: required, but missing"),
         (LEAST + "sties = []", r"sties: unknown key; did you mean 'sites'\?"),
-        (LEAST + "[limits]\nburst = 0", r"limits\.burst: expected .*greater than or equal to 1"),
-        (LEAST + 'sites = ["../x"]', r"sites\.0: .*match pattern"),
+        (LEAST + "[limits]\nburst = 0", r"limits\.burst: expected at least 1 .*, got 0"),
+        (LEAST + 'sites = ["../x"]', r"sites\.0: expected 1 to 64 letters, .* got '\.\./x'"),
         ('name = "a"\naddress = "server.example"', r"address: expected host:port"),
         (LEAST + 'listen = "::1:80"', r"listen: expected host:port, an IPv6 address in brackets"),
         ("name = ", r"not readable as TOML"),
