@@ -30,6 +30,7 @@ from .desired import utc
 from .federation import Federation
 from .keyfile import VARIABLE
 from .reconcile import Reconciler
+from .room import Room
 
 if TYPE_CHECKING:
     from .flowerside import Control
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 POLL_S: Final = 0.2
 RECONCILE_S: Final = 0.5
 WARN_EVERY_S: Final = 86400.0
+ROOM_EVERY_S: Final = 2.0
 START_S: Final = 120.0  # for all of them to answer, on a slow machine under load
 ENDS: Final = 3  # of one child before all of them answered: then it is not going to work
 PROCESSES: Final = ("superlink", "executor", "gateway")
@@ -49,8 +51,8 @@ def main(folder: Path, passphrase_file: Path | None = None) -> int:
         ConfigurationError: There is no federation in the folder, or its keys cannot be used.
         MachineError: Another `up` works on the folder, or a child cannot be started.
     """
-    if passphrase_file is not None:
-        os.environ[VARIABLE] = str(passphrase_file.resolve())
+    if named := passphrase_file or os.environ.get(VARIABLE):
+        os.environ[VARIABLE] = str(Path(named).resolve())  # for processes that work in other folders too
     federation = Federation.open(folder)
     federation.coordinator()  # what its ServerApps will need; better found now
     for made in (federation.state, federation.log, federation.runs):
@@ -78,7 +80,8 @@ class Up:
         self._words = dict.fromkeys(PROCESSES, "not started")
         self._ends = dict.fromkeys(PROCESSES, 0)
         self._problems: list[str] = []
-        self._warn_due = 0.0
+        self._warn_due = self._room_due = 0.0
+        self._room = Room(federation)
         self._broken: Exception | None = None
         self._loopback = _changed(federation)
         children = [
@@ -128,6 +131,12 @@ class Up:
         if time.monotonic() >= self._warn_due:
             self._warn_due = time.monotonic() + WARN_EVERY_S
             self._warn()
+        if time.monotonic() >= self._room_due:
+            self._room_due = time.monotonic() + ROOM_EVERY_S
+            if news := self._room.look():
+                for line in news:
+                    _say(f"! {line}")
+                self._tell()
 
     def _warn(self) -> None:
         """Say what expires soon."""
@@ -151,8 +160,9 @@ class Up:
         self._tell()
 
     def _tell(self) -> None:
+        problems = [*self._problems, *self._room.problems.values()]
         try:
-            self._held.tell(since=self._since, problems=self._problems, processes=self._words)
+            self._held.tell(since=self._since, problems=problems, processes=self._words)
         except MachineError as error:
             _say(str(error))
 

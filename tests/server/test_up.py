@@ -1,5 +1,6 @@
 """`server up` with real processes: what it starts stays up, what is wanted happens, and nothing outlives it."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,10 @@ import pytest
 from fedretrain import cli
 from fedretrain.runfolder import RunFolder
 from server import desired, operations, uplock
+from server.federation_file import Settings
+from server.keyfile import VARIABLE
+from server.provision import init
+from server.up import main
 from tests.server.upkit import Up, kill, make_federation, make_job, running, starts, wait_for
 
 pytestmark = [
@@ -141,6 +146,25 @@ def test_a_gateway_that_cannot_listen_ends_it_with_the_reason(tmp_path: Path) ->
         assert up.process.wait(60) == 1
     assert f"cannot listen on 127.0.0.1:{federation.settings.port}" in up.said.splitlines()[-1]
     assert not up.below()
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_its_processes_find_the_passphrase_wherever_they_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A relative path is made absolute before anything is started; SuperLink, for one, works in another folder."""
+    seen = []
+    monkeypatch.setattr("server.up.flower_home", lambda _home: None)
+    monkeypatch.setattr("server.up.Up.run", lambda *_: seen.append(os.environ[VARIABLE]))
+    (tmp_path / "secret").write_bytes(b"correct horse")
+    (tmp_path / "secret").chmod(0o600)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, "secret")
+    init(tmp_path / "fed", Settings(name="clinics", address="127.0.0.1:1", listen="127.0.0.1:1"))
+    if how == "option":
+        monkeypatch.setenv(VARIABLE, "")
+    assert main(tmp_path / "fed", Path("secret") if how == "option" else None) == 0
+    assert seen == [str(tmp_path / "secret")]
 
 
 def test_wishes_survive_without_a_server(tmp_path: Path) -> None:
