@@ -1,7 +1,7 @@
 """The site's trainer: ``python -m client.trainer_main --home DIR``. The only process of a site that reads its data.
 
-Invariants: it uses no network, only its Unix socket; every request goes through ``client.gatekeeper``; what site.toml
-allows it of memory, threads and priority holds for the process.
+Invariants: it uses no network, only its Unix socket; every request goes through ``client.gatekeeper``, out of its
+parcel (``fedretrain.parcel``); what site.toml allows it of memory, threads and priority holds for the process.
 """
 
 import logging
@@ -21,6 +21,8 @@ from .home import Home
 from .supernode import home_argument
 
 if TYPE_CHECKING:
+    from flwr.app import RecordDict
+
     from fedretrain.dataset import Dataset
     from fedretrain.messages import PrepareRequest
 
@@ -71,6 +73,8 @@ def run(home: Home, stop: threading.Event) -> None:
         ConfigurationError: The site has not joined, or site.toml or a key is wrong.
         MachineError: The socket cannot be made.
     """
+    from fedretrain.parcel import parcelled
+
     from .gatekeeper import Gatekeeper
     from .identity import load_signing_key
     from .refusal import Refuser
@@ -84,14 +88,28 @@ def run(home: Home, stop: threading.Event) -> None:
     refuser = Refuser(kit, load_signing_key(home), home.record)
 
     def answer(question: Any, content: Any) -> Any:
+        message = _opened(content)
         if question.decline is not None:
-            return refuser.refuse(content, question.decline)
-        return gatekeeper.handle(question.message_type, content)
+            return parcelled(refuser.refuse(message, question.decline))
+        return parcelled(gatekeeper.handle(question.message_type, message))
 
     service = Service(home.socket, site.trainer.allowed_uids, Desk(answer, _overrun))
     log.info("ready")
     stop.wait()
     service.close()
+
+
+def _opened(content: "RecordDict") -> "RecordDict":
+    """The message; an empty one, which is refused as unsigned, where its parcel is broken."""
+    from flwr.app import RecordDict
+
+    from fedretrain.parcel import BrokenParcel, opened
+
+    try:
+        return opened(content)
+    except BrokenParcel as broken:
+        log.warning("a message that cannot be unpacked: %s", broken)
+        return RecordDict()
 
 
 def _limit(section: "TrainerSection") -> None:

@@ -2,9 +2,11 @@
 
 Invariants:
 
-- A reply is looked at alone. What is wrong with it is ``RejectedUpdate`` for that reply and nothing else.
+- A reply is looked at alone. What is wrong with it is ``RejectedUpdate`` for that reply and nothing else. Only whether
+  there are replies is asked for all of them at once: the answer is ids, which the SuperLink has checked.
 - Its size is known, and within the limit, before anything of it is joined: bytes that travel, objects, and the bytes
-  that arrays become when a piece is named more than once.
+  that arrays become when a piece is named more than once. A ConfigRecord that is nothing but bytes, as the parts of a
+  parcel are (``fedretrain.parcel``), counts as arrays do.
 - Nothing is waited for: a reply that is not complete is none yet, and is asked for again, ever more rarely, without
   keeping what came of it. Whether it comes in time is for the caller's deadline to decide.
 - What is asked of the SuperLink while sites train does not grow with the time they take: the pause between two
@@ -19,6 +21,7 @@ A site uploads the tree from the bottom, so that the message's own object comes 
 """
 
 import json
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +33,7 @@ from flwr.serverapp import Grid
 
 from fedretrain.errors import RejectedUpdate
 
-from .flowerside import Objects, head, inflate, is_http_grid
+from .flowerside import Announced, Objects, blob_size, head, inflate, is_http_grid
 
 DEFAULT_LIMIT = 256 * 2**20  # bytes of one reply's arrays, until the run says better
 METADATA_LIMIT = 8 * 2**20  # bytes of everything else in a reply
@@ -66,6 +69,8 @@ class GuardedGrid(Grid):
         self._objects = Objects(grid)
         self._limit = DEFAULT_LIMIT
         self._out: dict[str, _Out] = {}
+        self._asking = threading.Lock()
+        self._look = _Out()  # for replies that are not announced
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pull")
 
     def limit(self, size: int) -> None:
@@ -89,6 +94,7 @@ class GuardedGrid(Grid):
         """Send requests, as Flower does."""
         ids = list(self._grid.push_messages(messages))
         self._out.update((i, _Out()) for i in ids if i)
+        self._look = _Out()
         return ids
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -116,37 +122,38 @@ class GuardedGrid(Grid):
 
     def _pull(self, message_id: str) -> list[Message]:
         out = self._out.setdefault(message_id, _Out())
-        if time.monotonic() < out.due:
+        if out.reply is None:
+            self._find_out()
+        if out.reply is None or time.monotonic() < out.due:
             return []
         try:
-            found = self._announced(message_id, out) or self._complete(out)
+            found = out.reply.error() or self._complete(out)
         except _NotYet as missing:
             out.wait(missing.object_id)
             return []
         except RejectedUpdate:
             self._forget(message_id)
             raise
-        if not found:
-            out.wait("")
-            return []
         self._forget(message_id)
         return [found]
 
-    def _announced(self, message_id: str, out: "_Out") -> Message | None:
-        """Find out whether there is a reply; an error is complete at once."""
-        if out.root:
-            return None
-        for reply in self._objects.announced(message_id):
-            if reply.reply_to != message_id:  # a site may send the server what it did not ask for
-                self._objects.done(reply.root)
-                continue
-            out.root = reply.root
-            return reply.error()
-        return None
+    def _find_out(self) -> None:
+        """Ask which of all replies that are out are announced; whoever asks meanwhile need not."""
+        if time.monotonic() < self._look.due or not self._asking.acquire(blocking=False):
+            return
+        try:
+            awaited = {i: out for i, out in self._out.copy().items() if out.reply is None}
+            for reply in self._objects.announced(list(awaited)):
+                out = awaited.get(reply.reply_to)
+                if out is None or out.reply is not None:  # a site may send the server what it did not ask for
+                    self._objects.done(reply.root)
+                else:
+                    out.reply = reply
+            self._look.wait("")
+        finally:
+            self._asking.release()
 
-    def _complete(self, out: "_Out") -> Message | None:
-        if not out.root:
-            return None
+    def _complete(self, out: "_Out") -> Message:
         if out.missing and self._fetch(out.missing, tries=1) is None:
             raise _NotYet(out.missing)
         return self._read(out.root)
@@ -198,11 +205,16 @@ class _Out:
     """A request whose reply is not complete; times are seconds of ``time.monotonic``."""
 
     def __init__(self) -> None:
-        self.root = ""  # the reply's topmost object, once it is announced
+        self.reply: Announced | None = None
         self.missing = ""  # the object that was not there last time
         self.due = 0.0
         self._since = time.monotonic()
         self._restarts = 0
+
+    @property
+    def root(self) -> str:
+        """The reply's topmost object, once it is announced."""
+        return self.reply.root if self.reply is not None else ""
 
     def wait(self, missing: str) -> None:
         """Ask again later; later still where most of a reply had to be fetched for nothing."""
@@ -228,8 +240,9 @@ class _Tree:
     def __init__(self, limit: int) -> None:
         self.contents: dict[str, bytes] = {}
         self._limit = limit
-        self._chunks: dict[str, int] = {}  # bytes of each piece
+        self._chunks: dict[str, int] = {}  # bytes of each piece of an array, and of each part of a parcel
         self._travelled = 0  # bytes of all of them
+        self._records: list[str] = []  # records, as often as the reply names them
         self._arrays: dict[str, list[str]] = {}  # their pieces, in order, repetitions included
         self._names: list[str] = []  # arrays, as often as records name them
         self._metadata = 0
@@ -239,7 +252,7 @@ class _Tree:
         """Take in one object; raises RejectedUpdate where it has no place in a reply, or is one too many."""
         try:
             self._add(object_id, content)
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise _malformed(f"an object of the reply cannot be decoded ({type(error).__name__})") from None
 
     def _add(self, object_id: str, content: bytes) -> None:
@@ -250,9 +263,10 @@ class _Tree:
         if len(self.contents) + len(children) > OBJECTS_LIMIT:
             raise _malformed(f"expected at most {OBJECTS_LIMIT} objects")
         self.contents[object_id] = content
-        if kind == "ArrayChunk":
-            self._chunks[object_id] = len(body)
-            self._travelled += len(body)
+        size = len(body) if kind == "ArrayChunk" else blob_size(body) if kind == "ConfigRecord" else None
+        if size is not None:
+            self._chunks[object_id] = size
+            self._travelled += size
             self._weigh_bytes(self._travelled)
             return
         self._metadata += len(content)
@@ -262,6 +276,8 @@ class _Tree:
             self._arrays[object_id] = [children[i] for i in _indices(json.loads(body))]
         elif kind == "ArrayRecord":
             self._names += map(str, json.loads(body).values())
+        elif kind == "RecordDict":
+            self._records += map(str, json.loads(body).values())
         self._wanted.update((child, _CHILDREN[kind]) for child in children if child not in self.contents)
 
     def wanted(self) -> list[str]:
@@ -272,7 +288,8 @@ class _Tree:
         """Check what the arrays will be when they are joined; raises RejectedUpdate."""
         if self._wanted:
             raise _malformed("the reply's objects are nested too deep")
-        total = 0
+        total = sum(self._chunks.get(name, 0) for name in self._records)
+        self._weigh_bytes(total)
         for name, times in Counter(self._names).items():
             pieces = Counter(self._arrays[name])
             total += times * sum(self._chunks[piece] * often for piece, often in pieces.items())

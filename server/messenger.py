@@ -6,7 +6,8 @@ Invariants of ``SealedMessenger``:
 - Only active members are written to, and only the reply of a member that is still active is opened.
 - A reply counts when the member the request went to signed it, for this federation, run, round and request, in time.
   Whatever is wrong with it is said of that member, whoever else it names.
-- Requests to many sites share their arrays; a seal adds some 600 bytes to each.
+- Requests to many sites share their arrays, in the parts of a parcel (``fedretrain.parcel``); a seal adds some 600
+  bytes to each.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from fedretrain.arrays import HEADER_LIMIT, shown
 from fedretrain.contract import Contract
 from fedretrain.errors import ConfigurationError, RejectedUpdate
 from fedretrain.membership import public_key
+from fedretrain.parcel import BrokenParcel, Parts, array_parts, opened, parcelled
 from fedretrain.seal import RECORD, About, BrokenSeal, Claims, request_claims, sealed, unsealed
 
 from .flowerside import key_bytes
@@ -111,22 +113,26 @@ class SealedMessenger(Messenger):
         """See ``Messenger``."""
         active = self._federation.active()
         named = {node: name for node, name in self.names(nodes).items() if name in active}
-        return {node: self._sealed(name, question) for node, name in named.items()}
+        parts = array_parts(question.content)
+        return {node: self._sealed(name, question, parts) for node, name in named.items()}
 
     def open(self, letter: Letter, reply: RecordDict) -> RecordDict:
-        """See ``Messenger``; the code is ``signature``, ``site`` or ``stale``."""
+        """See ``Messenger``; the code is ``malformed``, ``signature``, ``site`` or ``stale``."""
         if letter.claims is None:
             raise RejectedUpdate("signature", "expected the answer to a sealed request")
         asked = letter.claims
         try:
+            reply = opened(reply)
             claims, content = unsealed(reply, public_key(self._member(asked.site).signing_key))
+        except BrokenParcel as broken:
+            raise RejectedUpdate("malformed", f"the reply cannot be unpacked: {broken}") from None
         except BrokenSeal as broken:
             hint = "" if RECORD in reply else "; is the site's trainer, which signs, down? Its own log says why"
             raise RejectedUpdate("signature", f"expected the signature of {asked.site}: {broken}{hint}") from None
         _answers(asked, claims)
         return content
 
-    def _sealed(self, name: str, question: "Question") -> Letter:
+    def _sealed(self, name: str, question: "Question", parts: Parts) -> Letter:
         about = About(
             federation=self._federation.settings.name,
             message_type=question.message_type,
@@ -135,7 +141,7 @@ class SealedMessenger(Messenger):
             site=name,
         )
         claims = request_claims(about, question.deadline_s)
-        return Letter(sealed(question.content, claims, self._key), claims)
+        return Letter(parcelled(sealed(question.content, claims, self._key), parts), claims)
 
     def _member(self, name: str) -> "Member":
         member = self._federation.active().get(name)

@@ -1,5 +1,6 @@
 """Replies as a SuperLink holds them: announced, and then object by object, undecoded."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,11 @@ class Objects:
         self._grid = grid
         grid._retry_invoker.wait_gen_factory = lambda: exponential(max_delay=RETRY_S)  # noqa: SLF001 - no public way
 
-    def announced(self, message_id: str) -> list["Announced"]:
-        """Replies to the message that the SuperLink holds; each is announced once."""
+    def announced(self, message_ids: Sequence[str]) -> list["Announced"]:
+        """Replies to the messages that the SuperLink holds, and what it was not asked for; each is announced once."""
         from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 
-        found = self._client.PullMessages(PullAppMessagesRequest(message_ids=[message_id])).messages_list
+        found = self._client.PullMessages(PullAppMessagesRequest(message_ids=message_ids)).messages_list
         return [Announced(m) for m in found]
 
     def fetch(self, object_id: str) -> bytes | None:
@@ -90,6 +91,31 @@ def head(content: bytes) -> tuple[str, list[str], bytes]:
     if len(body) != length:
         raise ValueError("an object of another length than it says")
     return kind, children, body
+
+
+def blob_size(body: bytes) -> int | None:
+    """Length of the one value, of bytes under the name "bytes", that a ConfigRecord's body holds and nothing else.
+
+    None where it holds anything else, of which a few bytes can become very many when Flower reads them.
+    """
+    at = length = 0
+    for mark in (b"\x0a", b"\x0a\x05bytes\x12", b"\x32"):  # protobuf: the item; its key and value; the value's bytes
+        if not body.startswith(mark, at):
+            return None
+        length, at = _varint(body, at + len(mark))
+        if at + length != len(body):
+            return None
+    return length
+
+
+def _varint(body: bytes, at: int) -> tuple[int, int]:
+    """A number of protobuf's, and where it ends."""
+    value = 0
+    for i, byte in enumerate(body[at : at + 5]):
+        value |= (byte & 127) << 7 * i
+        if byte < 128:
+            return value, at + i + 1
+    raise ValueError("expected a number of at most five bytes")
 
 
 def inflate(root: str, contents: dict[str, bytes]) -> Message:

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from queue import Queue
@@ -10,6 +10,16 @@ from typing import Any, NoReturn
 
 from .calls import Refused, calling
 
+_FLEET, _RUNTIME = "/v1/fleet/", "/v1/runtime/"
+_NOT_FOR = {  # middlewares of Flower's, and paths of requests that they hand on as they are
+    "ControlSensitiveResponseMiddleware": (_FLEET, _RUNTIME),
+    "ControlAuthenticationMiddleware": (_FLEET, _RUNTIME),
+    "ControlLicenseMiddleware": (_FLEET, _RUNTIME),
+    "ControlEventLogMiddleware": (_FLEET, _RUNTIME),
+    "RuntimeTracingMiddleware": (_FLEET, _RUNTIME),
+    "FleetEventLogMiddleware": (_FLEET, _RUNTIME),
+    "NodeAuthMiddleware": (_RUNTIME,),
+}
 SHUTDOWN_S = 2  # for requests under way when the SuperLink is told to end
 
 
@@ -91,12 +101,45 @@ class Runtime:
 def run_superlink(arguments: Sequence[str]) -> None:
     """Be a SuperLink with these command line arguments until a signal ends it."""
     import uvicorn
+    from flwr.superlink import main
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
     # clients that keep their connections open would otherwise hold up its end for half a minute
     uvicorn.run = functools.partial(uvicorn.run, timeout_graceful_shutdown=SHUTDOWN_S)
+    main._get_middleware = functools.partial(direct, main._get_middleware)  # noqa: SLF001 - no public way
     sys.argv = ["flower-superlink", *arguments]
     flower_superlink()
+
+
+class Beside:
+    """A middleware of Flower's that requests under some paths, for which it has nothing to do, pass by.
+
+    Args:
+        app: What comes behind the middleware.
+        flowers: The middleware.
+        not_for: Prefixes of the paths.
+    """
+
+    def __init__(self, app: Any, flowers: Any, not_for: tuple[str, ...]) -> None:
+        self._app, self._through, self._not_for = app, flowers.cls(app, *flowers.args, **flowers.kwargs), not_for
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """ASGI."""
+        by = scope["type"] == "http" and scope["path"].startswith(self._not_for)
+        await (self._app if by else self._through)(scope, receive, send)
+
+
+def direct(given: Callable[[], list[Any]]) -> list[Any]:
+    """Flower's middlewares, each for the requests it has something to do for: each costs a request half a millisecond.
+
+    Event logs and tracing are switched on by variables of the environment, which we do not set.
+    """
+    from starlette.middleware import Middleware
+
+    return [
+        Middleware(Beside, flowers=m, not_for=_NOT_FOR[m.cls.__name__]) if m.cls.__name__ in _NOT_FOR else m
+        for m in given()
+    ]
 
 
 def run_serverapp(address: str, ca: bytes, token: str) -> NoReturn:

@@ -19,6 +19,7 @@ from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
 
 from client import identity
 from client.home import Home
+from fedretrain import parcel
 from fedretrain.contract import Contract, InputSpec, OutputSpec, VariableSpec, keys
 from fedretrain.digest import sha256, weights_digest
 from fedretrain.job import NamedConfig, TrainSection
@@ -83,7 +84,8 @@ class Job:
         """The request as the site takes it."""
         number = round_ if kind == TRAIN else 0
         about = About(federation=FEDERATION, message_type=kind, run=self.run, round=number, site=site)
-        return sealed(self.request(kind, round_), request_claims(about, lifetime_s), self.coordinator)
+        claims = request_claims(about, lifetime_s)
+        return parcel.parcelled(sealed(self.request(kind, round_), claims, self.coordinator))
 
 
 def joined(folder: Path, link: Link | None, job: Job, bundle: str = "0" * 64) -> Home:
@@ -198,6 +200,7 @@ class Coordinator:
 
 def opened(content: RecordDict, home: Home) -> dict[str, Any]:
     """The body of a site's answer, and "metrics"; "unsigned" where it has no seal."""
+    content = parcel.opened(content)
     signed = "seal" in content
     rest = unsealed(content, public_key(home.load_kit().signing_key))[1] if signed else content
     return opened_unsigned(rest) | {"unsigned": not signed, "metrics": dict(rest.get("metrics", {}))}

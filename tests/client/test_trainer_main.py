@@ -16,6 +16,7 @@ from client.home import Home
 from client.identity import load_signing_key
 from client.refusal import Refuser
 from client.trainer_main import TOO_LARGE, load_backend
+from fedretrain import parcel
 from fedretrain.errors import ConfigurationError
 from fedretrain.processes import Child
 from tests.server.fleet import eventually
@@ -147,8 +148,8 @@ def test_a_refusal_is_signed_for_what_the_coordinator_asked_alone(home: Home) ->
     """The executor cannot have anything else signed; the site's record has it."""
     refuser = Refuser(home.load_kit(), load_signing_key(home), home.record)
     decline = wire.Decline(code="policy", where="bundles", expected="another")
-    answer = opened(refuser.refuse(JOB.signed(TRAIN, "north"), decline), home)
+    answer = opened(refuser.refuse(parcel.opened(JOB.signed(TRAIN, "north")), decline), home)
     assert (answer["code"], answer["where"], answer["unsigned"]) == ("policy", "bundles", False)
     assert '"bundles"' in home.record.read_text()
     for other in (Job().signed(TRAIN, "north"), JOB.signed(TRAIN, "south"), JOB.request(TRAIN)):
-        assert opened(refuser.refuse(other, decline), home)["unsigned"] is True
+        assert opened(refuser.refuse(parcel.opened(other), decline), home)["unsigned"] is True

@@ -1,7 +1,7 @@
 """A federation on disk whose sites are ``NumpySite``s with keys of their own, behind a scripted grid.
 
 ``SealedSite`` opens requests as a site does, and seals what a ``NumpySite`` answers; its ``forge`` function changes the
-sealed reply, as ``tamper`` changes what is in it.
+sealed reply, as ``tamper`` changes what is in it. Parcels are opened before and made after all that.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.app import RecordDict
 
 from fedretrain.membership import public_text
+from fedretrain.parcel import opened, parcelled
 from fedretrain.seal import Claims, sealed, unsealed
 from server.federation import Federation, Member, Settings
 from server.flowerside import key_bytes
@@ -41,14 +42,15 @@ class SealedSite(NumpySite):
         self.claims: list[Claims] = []
 
     def answer(self, message_type: str, content: RecordDict) -> Answer:
-        claims, inner = unsealed(content, self.coordinator.public_key())
+        claims, inner = unsealed(opened(content), self.coordinator.public_key())
         assert (claims.kind, claims.site, claims.message_type) == ("request", self.name, message_type)
         assert claims.timely()
         self.claims.append(claims)
         reply = self.reply(message_type, inner)
         if not isinstance(reply, RecordDict):
             return reply
-        return self.forge(claims, sealed(reply, claims.answered(), self.signing))
+        forged = self.forge(claims, sealed(reply, claims.answered(), self.signing))
+        return parcelled(forged) if isinstance(forged, RecordDict) else forged
 
     def reply(self, message_type: str, content: RecordDict) -> Answer:
         """The answer before it is sealed."""

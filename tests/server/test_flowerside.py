@@ -1,9 +1,11 @@
 """What we take for granted of Flower, each thing in a test of its own, so that an upgrade fails here and says where."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +15,8 @@ from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from fedretrain.errors import ConfigurationError, MachineError
-from server.flowerside import Control, Runtime, key_bytes
+from server.flowerside import Control, Runtime, blob_size, head, key_bytes
+from server.flowerside.runtime import _NOT_FOR, Beside, direct
 
 from .fleet import Link, Raw, Site, make_bundle, make_federation, raw_records, running
 
@@ -149,3 +152,58 @@ def test_nothing_is_imported_of_flowers_internals_before_it_is_needed() -> None:
     """Importing the module loads neither the SuperLink nor uvicorn."""
     code = "import sys, server.flowerside; sys.exit(any(m in sys.modules for m in ('uvicorn', 'flwr.superlink.main')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("size", [1, 105, 127, 128, 20_000, 4 * 2**20])
+def test_a_record_of_bytes_is_known_by_its_first_bytes(size: int) -> None:
+    """As Flower writes it; anything beside the bytes, or another kind of value, makes it another record."""
+    assert blob_size(head(ConfigRecord({"bytes": bytes(size)}).deflate())[2]) == size
+    for other in (
+        {"bytes": bytes(size), "more": 1},
+        {"bytes": "x" * size},
+        {"bytes": [bytes(size)]},
+        {"x": bytes(size)},
+    ):
+        assert blob_size(head(ConfigRecord(other).deflate())[2]) is None
+    body = head(ConfigRecord({"bytes": bytes(size)}).deflate())[2]
+    assert blob_size(body + body) is None
+    with pytest.raises(ValueError, match="five bytes"):
+        blob_size(b"\x0a" + b"\xff" * 9)
+
+
+def test_each_middleware_that_requests_pass_by_is_one_of_flowers() -> None:
+    """A middleware that Flower adds or renames is passed through, and this test fails."""
+    from flwr.superlink import main
+
+    names = [m.cls.__name__ for m in main._get_middleware()]
+    assert sorted(names) == sorted([*_NOT_FOR, "BaseHTTPMiddleware", "ProtobufTranslationMiddleware"])
+    assert [m.cls is Beside for m in direct(main._get_middleware)] == [name in _NOT_FOR for name in names]
+
+
+def test_only_requests_under_the_named_paths_pass_a_middleware_by() -> None:
+    """Nodes are authenticated under Fleet's path, people under the Control API's, and under any other."""
+    assert passes("NodeAuthMiddleware") == ["/v1/runtime/pull-object"]
+    assert passes("ControlAuthenticationMiddleware") == ["/v1/fleet/pull-object", "/v1/runtime/pull-object"]
+
+
+def passes(name: str) -> list[str]:
+    """The paths that a middleware is passed by on."""
+    from starlette.middleware import Middleware
+
+    through: list[str] = []
+
+    class Noted:
+        def __init__(self, app: Any) -> None:
+            pass
+
+        async def __call__(self, scope: Any, *_: Any) -> None:
+            through.append(scope["path"])
+
+    async def app(*_: Any) -> None:
+        pass
+
+    paths = ["/v1/control/start-run", "/v1/fleet/pull-object", "/v1/runtime/pull-object", "/v1/fleetx", "/health", "//"]
+    beside = Beside(app, Middleware(Noted), _NOT_FOR[name])
+    for path in paths:
+        asyncio.run(beside({"type": "http", "path": path}, None, None))
+    return [path for path in paths if path not in through]

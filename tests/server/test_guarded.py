@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.common.serde import message_to_proto
+from flwr.proto.recorddict_pb2 import ConfigRecord as ProtoConfigRecord
+from flwr.proto.recorddict_pb2 import ConfigRecordValue as ConfigValue
 
 from fedretrain.arrays import view
 from fedretrain.contract import VariableSpec
@@ -25,6 +27,7 @@ from .fleet import Link, Raw, Site, eventually, make_bundle, make_federation, np
 
 SPEC = VariableSpec(shape=(3,), dtype="float32", rule="train")
 GOOD = np.arange(3, dtype="float32")
+BAD = "malformed"
 MEMORY = 48 * 2**20  # bytes it may take to refuse something
 
 pytestmark = pytest.mark.slow
@@ -170,6 +173,42 @@ def test_fault_08_more_bytes_than_the_limit_are_not_fetched(stage: Stage) -> Non
     assert "arrays of at most" in stage.details[0]
 
 
+@pytest.mark.parametrize("way", ["parts", "values"])
+def test_fault_08_records_that_expand_are_refused_while_they_are_small(stage: Stage, way: str) -> None:
+    """A part of a parcel named forty times, and 10 MB of one-letter values: memory stays as it was."""
+    if way == "parts":
+        part = part_of(4 * 2**20)
+        assert stage.judge(raw_records({}, dict.fromkeys((f"part-{i}" for i in range(40)), part)), limit=2**26) == BAD
+        assert "arrays of at most" in stage.details[0]
+        return
+    value = ProtoConfigRecord(items=[ProtoConfigRecord.Item(key="a", value=ConfigValue(bytes=b""))])
+    values = Raw("ConfigRecord", value.SerializeToString() * 1_200_000)
+    with frugal():
+        assert stage.judge(raw_records({}, {"head": values}), limit=2**26) == BAD
+    assert "around the arrays" in stage.details[0]
+
+
+def test_a_part_of_a_parcel_counts_as_arrays_do(stage: Stage) -> None:
+    """To the byte: at the limit it is taken, beyond it is not fetched any further."""
+    for size, verdict in ((5000, "taken"), (5001, BAD)):
+        message_id, asked = stage.ask(stage.bad)
+        stage.grid.limit(5000)
+        stage.bad.answer(asked, raw_records({}, {"part-0": part_of(size)}))
+        assert stage.verdict(message_id) == verdict
+
+
+def test_a_question_for_one_reply_is_a_question_for_all(stage: Stage) -> None:
+    """One request finds out that both are there; each is fetched by whoever asks for it."""
+    asked: list[int] = []
+    original = stage.grid._objects.announced
+    stage.grid._objects.announced = lambda ids: asked.append(len(ids)) or original(ids)  # type: ignore[method-assign]
+    (one, first), (other, second) = stage.ask(stage.bad), stage.ask(stage.good)
+    for site, message in ((stage.bad, first), (stage.good, second)):
+        site.answer(message, raw_records({"0": raw_array(npy(GOOD))}))
+    assert [len(list(stage.grid.pull_messages([i]))) for i in (one, other)] == [1, 1]
+    assert asked == [2]
+
+
 def test_a_reply_of_too_many_objects_or_too_much_around_the_arrays_is_refused(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +296,12 @@ def test_another_grid_stays_as_it_is() -> None:
 
     grid = InMemoryGrid.__new__(InMemoryGrid)
     assert guarded(grid) is grid
+
+
+def part_of(size: int) -> Raw:
+    """A part of a parcel."""
+    value = ProtoConfigRecord.Item(key="bytes", value=ConfigValue(bytes=bytes(size)))
+    return Raw("ConfigRecord", ProtoConfigRecord(items=[value]).SerializeToString())
 
 
 class _Mark:

@@ -12,6 +12,7 @@ from flwr.app import Message, RecordDict
 
 from fedretrain.errors import ConfigurationError, RunFailed
 from fedretrain.messages import BASE, PREPARE, TRAIN, Declined, pack
+from fedretrain.parcel import opened
 from fedretrain.seal import Claims, sealed, unsealed
 from server.exchange import Question, exchange
 from server.messenger import messenger_of
@@ -79,8 +80,8 @@ def test_arrays_are_made_once_for_all_sites(tmp_path: Path) -> None:
     """Each site's message is its own; the arrays in all of them are one object, serialised and hashed once."""
     grid, _ = run_with(tmp_path, lambda _, reply: reply, rounds=1)
     trained = [m.content for m in grid.sent if m.metadata.message_type == TRAIN]
-    assert len({id(content["arrays"]) for content in trained}) == 1
-    assert len({content["seal"]["signature"] for content in trained}) == 4
+    assert len({id(content["part-0"]) for content in trained}) == 1
+    assert len({opened(content)["seal"]["signature"] for content in trained}) == 4
 
 
 def test_fault_18_last_rounds_reply_again(tmp_path: Path) -> None:
@@ -436,7 +437,7 @@ def test_what_a_site_opens_is_what_was_asked(tmp_path: Path) -> None:
     """The coordinator's signature is over this body; another key's is refused at the site (``fedretrain.seal``)."""
     grid, loop = run_with(tmp_path, lambda _, reply: reply, rounds=1)
     message = next(m for m in grid.sent if m.metadata.message_type == TRAIN)
-    claims, content = unsealed(message.content, grid.coordinator.public_key())
+    claims, content = unsealed(opened(message.content), grid.coordinator.public_key())
     assert claims.site == "a"
     assert "seal" not in content
     assert loop.plan.contract.digest in content["body"]["json"]
