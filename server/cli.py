@@ -101,8 +101,8 @@ def renew(folder: Folder = DEFAULT_FOLDER, as_json: Json = False) -> None:
         say(as_json, [f"signed anew, valid until {value['expires']}; in use: {value['incumbent']}"], value)
 
 
-@releases.command()
-def rotate(
+@releases.command("rotate")
+def rotate_command(
     root: Annotated[bool, typer.Option("--root", help="Replace the root key too.")] = False,
     accept_older: Annotated[
         bool,
@@ -117,8 +117,9 @@ def rotate(
     """Replace the signing keys through a new root version. The release in use stays."""
     with answers(as_json):
         from .metadata import utc
+        from .renewal import rotate
 
-        state = _open(folder).rotate(with_root=root, accept_older=accept_older)
+        state, anchor = rotate(folder, with_root=root, accept_older=accept_older)
         value = {
             "root": state.root.version,
             "incumbent": state.ledger.incumbent,
@@ -126,7 +127,7 @@ def rotate(
         }
         lines = [
             f"new keys in force: root version {state.root.version}; in use: {state.ledger.incumbent}",
-            f"sites follow by themselves; give new sites {folder / 'keys' / 'root.json'}",
+            f"sites follow by themselves; auditors, and sites without a kit, get {anchor}",
         ]
         say(as_json, lines, value)
 

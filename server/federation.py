@@ -41,6 +41,7 @@ from .keyfile import passphrase, read_key
 
 __all__ = ["Federation", "Limits", "Member", "Roster", "Settings"]
 
+SETTINGS: Final = "federation.toml"
 ROSTER_FORMAT: Final = "fedretrain.roster/1"
 
 
@@ -74,6 +75,11 @@ class Roster(Section):
 _ROSTER: Final = TypeAdapter(Roster)
 
 
+def is_federation(folder: Path) -> bool:
+    """Whether a folder is a federation's, and not a simulation's output."""
+    return (folder / SETTINGS).is_file()
+
+
 @dataclass(frozen=True)
 class Federation:
     """Paths and contents of one federation's folder; ``folder`` is absolute."""
@@ -89,8 +95,8 @@ class Federation:
             ConfigurationError: There is none, or ``federation.toml`` has a mistake.
         """
         root = folder.resolve()
-        path = root / "federation.toml"
-        if not path.is_file():
+        path = root / SETTINGS
+        if not is_federation(folder):
             raise ConfigurationError(
                 f"{folder}: expected a federation's folder with federation.toml in it; "
                 f"make one with 'fedretrain server init {folder}', or name another with --folder"
@@ -138,7 +144,7 @@ class Federation:
     @property
     def config(self) -> Path:
         """The settings."""
-        return self.folder / "federation.toml"
+        return self.folder / SETTINGS
 
     @property
     def roster(self) -> Path:

@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from fedretrain import atomic
 from fedretrain.bundle import build_bundle
 from fedretrain.errors import ConfigurationError
+from fedretrain.trust import SignedState
 
 from .certificates import canonical_name, load, names_of, new_key, pem, server_certificate
-from .federation import Federation
+from .federation import Federation, is_federation
 from .keyfile import passphrase, read_key, write_key
 from .metadata import ROOT_LIFETIME, utc
 from .registry import Registry
@@ -142,6 +143,21 @@ def renew_certificates(federation: Federation, now: datetime) -> None:
             write_key(key_file, new_key(), protection)
         certificate = server_certificate(names, _key(key_file).public_key(), authority, authority_key, now)
         atomic.write_bytes(file, pem(certificate))
+
+
+def rotate(folder: Path, *, with_root: bool = False, accept_older: bool = False) -> tuple[SignedState, Path]:
+    """Replace the registry's keys (``Registry.rotate``), and the root that a federation shows its auditors.
+
+    Returns:
+        The state, and the file to hand to who is to trust this registry from now on.
+    """
+    registry = Registry.open(folder)
+    state = registry.rotate(with_root=with_root, accept_older=accept_older)
+    if not is_federation(folder):
+        return state, registry.keys.anchor
+    federation = Federation.open(folder)
+    renew_public(federation)
+    return state, federation.public_anchor
 
 
 def renew_public(federation: Federation) -> None:

@@ -207,3 +207,22 @@ def test_an_auditor_under_another_account_verifies(visible: Federation) -> None:
     release = next((visible.registry / "releases").iterdir())
     (release / "lineage.json").write_bytes(b"{}")
     assert as_somebody(visible, "--anchor", str(visible.public_anchor)).returncode == 1
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_replaced_keys_reach_the_auditors_anchor(federation: Federation, root: bool) -> None:
+    """Of a federation: what lies in public verifies what was signed since, and is what the command names."""
+    released(federation, NOW)
+    before = federation.public_anchor.read_bytes()
+    state, anchor = renewal.rotate(federation.folder, with_root=root)
+    assert anchor == federation.public_anchor
+    assert federation.public_anchor.read_bytes() == federation.anchor.read_bytes() != before
+    assert Registry.open(federation.folder, anchor=anchor).verify().ok
+    assert state.root.version == 2
+
+
+def test_a_simulations_anchor_stays_where_it_is(tmp_path: Path) -> None:
+    """It has no folder for auditors, and gets none."""
+    Registry.open(tmp_path).publish(draft())
+    assert renewal.rotate(tmp_path)[1] == tmp_path / "keys" / "root.json"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keys", "registry"]
