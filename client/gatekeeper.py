@@ -21,7 +21,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fedretrain.arrays import plain
-from fedretrain.errors import ConfigurationError, DataMismatch, DeclinedRequest, FedretrainError
+from fedretrain.errors import ConfigurationError, DataMismatch, DeclinedRequest
 from fedretrain.membership import Kit, public_key
 from fedretrain.messages import (
     BASE,
@@ -152,8 +152,6 @@ class Gatekeeper:
             return self._declined(claims.run, refusal.code, refusal.where, refusal.expected)
         except Exception as error:  # noqa: BLE001 - whatever happens must become an answer, and a line in the record
             log_without_text(doing, error)
-            if isinstance(error, FedretrainError):
-                log.error("%s: %s", doing, error)  # noqa: TRY400 - our own texts hold no data; the place is above
             return self._declined(claims.run, "site-failure", "", "see the site's log")
 
     def _ask(self, claims: Claims, message: RecordDict) -> RecordDict:

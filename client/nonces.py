@@ -11,6 +11,7 @@ The file has a line per event, ``b`` (begun) or ``a`` (answered), the request's 
 Lines of requests that expired more than a day ago are dropped at the start; by then the time in them refuses them.
 """
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,9 @@ class Nonces:
             handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
                 # The line end comes first: what a power cut left of a line before does not spoil this one.
-                os.write(handle, f"\n{event} {expires} {nonce}".encode())
+                line = f"\n{event} {expires} {nonce}".encode()
+                if os.write(handle, line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(handle)
             finally:
                 os.close(handle)

@@ -21,7 +21,7 @@ from fedretrain.architecture import fingerprint
 from fedretrain.contract import Contract, keys
 from fedretrain.dataset import Dataset, as_arrays, check_dataset
 from fedretrain.digest import weights_digest
-from fedretrain.errors import DataMismatch, DeclinedRequest
+from fedretrain.errors import DataMismatch, DeclinedRequest, FedretrainError
 from fedretrain.messages import (
     BASE,
     PREPARE,
@@ -200,7 +200,8 @@ def _body(message_type: str, content: RecordDict) -> PrepareRequest | BaseReques
 
 
 def log_without_text(doing: str, error: Exception) -> None:
-    """Class and place of an error; TensorFlow's texts, for one, quote labels."""
+    """Class and place of an error, and the text where it is ours; TensorFlow's texts, for one, quote labels."""
     frames = [f"{f.filename}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__)]
-    log.error("%s: failed with %s (its text at level DEBUG)\n  %s", doing, type(error).__name__, "\n  ".join(frames))
+    text = f": {error}" if isinstance(error, FedretrainError) else " (its text at level DEBUG)"
+    log.error("%s: failed with %s%s\n  %s", doing, type(error).__name__, text, "\n  ".join(frames))
     log.debug("%s", doing, exc_info=error)

@@ -9,6 +9,7 @@ the sites that lack it, and what became of that stands in the federation's ``sta
 """
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedretrain import atomic
-from fedretrain.errors import ConfigurationError, FedretrainError
+from fedretrain.errors import ConfigurationError, FedretrainError, MachineError
 from fedretrain.runfolder import RunFolder
 
 from .deliver import deliver
@@ -49,7 +50,8 @@ def _run(folder: RunFolder, grid: Grid, federation: Federation | None) -> None:
     except Exception as error:
         code = error.exit_code if isinstance(error, FedretrainError) else FedretrainError.exit_code
         failure = {"error": type(error).__name__, "exit_code": code, "message": str(error)}
-        atomic.write_json(folder.failure, failure)
+        with suppress(MachineError):  # on a full disk there is no room for this either
+            atomic.write_json(folder.failure, failure)
         raise
 
 

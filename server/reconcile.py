@@ -163,10 +163,11 @@ class Reconciler:
                 with _calls():
                     control.stop_run(last.flower_run)
             last = last.model_copy(update={"ended": utc()})
-            self._tell_end(folder)
         if last != starts[-1]:
             starts = (*starts[:-1], last)
             desired.write_starts(folder, starts)
+            if last.ended is not None:
+                self._tell_end(folder)
         return starts
 
     def _start(self, control: "Control", folder: RunFolder, starts: tuple[Start, ...]) -> None:

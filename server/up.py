@@ -135,7 +135,7 @@ class Up:
             self._room_due = time.monotonic() + ROOM_EVERY_S
             if news := self._room.look():
                 for line in news:
-                    _say(f"! {line}")
+                    _say(line)
                 self._tell()
 
     def _warn(self) -> None:

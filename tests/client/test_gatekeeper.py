@@ -310,8 +310,8 @@ def test_the_record_tells_what_was_asked_and_sent_and_proves_who_asked(site: Gua
     assert len(record.verify(site.home.record, other).problems) == 3
 
 
-def test_what_cannot_be_recorded_is_not_done(site: Guarded) -> None:
-    """A full disk, here a record that is a folder: declined, and nothing was trained or sent."""
+def test_what_cannot_be_recorded_is_not_done(site: Guarded, caplog: pytest.LogCaptureFixture) -> None:
+    """A full disk, here a record that is a folder: declined, and nothing was trained or sent; the log says why."""
     gate = site.start()
     site.prepared(gate)
     site.home.record.unlink()
@@ -319,6 +319,7 @@ def test_what_cannot_be_recorded_is_not_done(site: Guarded) -> None:
     body = site.ask(gate, TRAIN, order())
     assert (body["kind"], body["code"]) == ("declined", "site-failure")
     assert site.backend.trained == []
+    assert f"{site.home.record}: cannot write the site's record" in caplog.text
 
 
 def test_a_flood_of_strangers_messages_is_one_line_a_minute(site: Guarded) -> None:

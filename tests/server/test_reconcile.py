@@ -154,6 +154,26 @@ def test_what_a_person_has_to_mend_waits_for_a_person(server: Server, error: str
     assert len(server.link.runs) == starts
 
 
+def test_a_full_disk_is_said_once_and_the_run_goes_on_when_there_is_room(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a start has ended cannot be written down: it is not told again and again, and there is another start."""
+    run = server.run()
+    server.step()
+    server.end(1)
+    write = desired.write_starts
+
+    def full(*_: object) -> None:
+        raise MachineError("starts.json: cannot write: no space left")
+
+    monkeypatch.setattr(desired, "write_starts", full)
+    server.step(5)
+    assert server.said[-2:] == [f"run {run.run_id}: started", f"{run.run_id}: starts.json: cannot write: no space left"]
+    monkeypatch.setattr(desired, "write_starts", write)
+    server.step()
+    assert server.said[-2:] == [f"run {run.run_id}: its process is gone", f"run {run.run_id}: started again"]
+
+
 def test_too_few_sites_while_our_own_process_was_down_is_tried_again(server: Server) -> None:
     """Where the gateway was started anew during the run, its quorum is given another chance."""
     run = server.run()

@@ -168,6 +168,21 @@ def test_what_stops_the_flower_app_is_written_down(job: Path, tmp_path: Path) ->
     assert json.loads(folder.result.read_bytes())["outcome"] == "released"
 
 
+def test_fault_38_a_full_disk_hides_no_cause(job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where failure.json cannot be written, what the app ends with is still what happened."""
+
+    def full(path: Path, _: Any) -> None:
+        raise MachineError(f"{path}: cannot write: no space left")
+
+    folder = RunFolder.create(tmp_path, "r1", load_job(job))
+    declining = sites()
+    for site in declining:
+        site.declines = {"query.prepare": ("data-empty", "", "at least one example")}
+    monkeypatch.setattr("server.app.atomic.write_json", full)
+    with pytest.raises(RunFailed, match="a: data-empty"):
+        app(ScriptedGrid(declining), Context(1, 0, {}, RecordDict(), {"run": str(folder.root)}))
+
+
 def _start_to_die(job: Path, out: Path, point: str) -> None:
     os.environ["FAULT_AT"] = point
     start(job, out)
