@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from client.sampling import split
 from client.trainer import Arrays, Order, Result
 from fedretrain.dataset import Dataset
 from fedretrain.messages import PrepareRequest
@@ -29,6 +30,7 @@ class Backend:
         while Path(os.environ.get("BACKEND_HANGS", "/nonexistent")).exists():
             time.sleep(0.1)
         time.sleep(float(os.environ.get("BACKEND_SECONDS", "0")))
+        data = data.take(split(len(data), order.request.train, order.site)[0])
         [x], [y] = data.x.values(), data.y.values()
         kernel, bias = received
         logits = x @ kernel + bias

@@ -83,20 +83,22 @@ def processes(*texts: str) -> list[int]:
     return sorted(found)
 
 
-def write_data(folder: Path, seed: int, examples: int = 200, name: str = "data.npz") -> None:
-    """Examples of three clouds of points."""
+def write_data(folder: Path, seed: int, examples: int = 200, name: str = "data.npz", features: int = FEATURES) -> None:
+    """Examples of three clouds of points; features beyond ``FEATURES`` are zero."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, CLASSES, examples)
     x = rng.normal(size=(examples, FEATURES)) + 2 * np.eye(CLASSES, FEATURES)[y]
-    np.savez(folder / name, allow_pickle=False, x=x.astype("float32"), y=y)
+    wide = np.zeros((examples, features), "float32")
+    wide[:, :FEATURES] = x
+    np.savez(folder / name, allow_pickle=False, x=wide, y=y)
 
 
-def write_model(path: Path) -> None:
-    """The model in use when a federation begins."""
+def write_model(path: Path, features: int = FEATURES) -> None:
+    """The model in use when a federation begins, of some ``12 * features`` bytes."""
     import keras
 
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((FEATURES,), name="x"), keras.layers.Dense(CLASSES, "softmax", name="y")])
+    model = keras.Sequential([keras.Input((features,), name="x"), keras.layers.Dense(CLASSES, "softmax", name="y")])
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.save(path)
 
@@ -109,6 +111,7 @@ class Stand:
     host: str = "localhost"
     inside: Callable[[str], Sequence[str]] = lambda _machine: ()
     env: dict[str, dict[str, str]] = field(default_factory=dict)
+    features: int = FEATURES
     _running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def set_up(self, model: Path, names: Iterable[str] = SITES) -> "Stand":
@@ -123,8 +126,8 @@ class Stand:
             admit(federation, request, kit)
             identity.join(home, kit)
             home.site.write_text(SITE_TOML)
-            write_data(home.root, seed=number)
-        write_data(self.folder, seed=99, examples=400, name="holdout.npz")
+            write_data(home.root, seed=number, features=self.features)
+        write_data(self.folder, seed=99, examples=400, name="holdout.npz", features=self.features)
         (self.folder / "base.keras").write_bytes(model.read_bytes())
         return self
 
@@ -216,7 +219,7 @@ class Stand:
                 self._running[machine].kill()
 
     def _start(self, machine: str, *arguments: str | Path) -> None:
-        environment = clean_environment(PYTHONPATH=str(ROOT), **self.env.get(machine, {}))
+        environment = clean_environment(**{"PYTHONPATH": str(ROOT)} | self.env.get(machine, {}))
         with (self.folder / f"{machine}.log").open("wb") as log:
             self._running[machine] = subprocess.Popen(
                 [*self.inside(machine), *COMMAND, *map(str, arguments)],
