@@ -10,8 +10,8 @@ Format ``fedretrain.record/1``, one canonical JSON object per line::
                                                        64 zeros in the first
 
 Kinds written by ``client.gatekeeper``: ``asked`` (with the coordinator's claims and signature, which prove it later),
-``sent``, ``refused``; by ``client.approvals``: ``approved``, ``withdrawn``; here: ``mended``, where the machine stopped
-in the middle of a line and its beginning was taken away again.
+``sent``, ``refused``; by ``client.approvals``: ``approved``, ``withdrawn``; by ``client.releases``: ``chosen``; here:
+``mended``, where the machine stopped in the middle of a line and its beginning was taken away again.
 """
 
 import fcntl
@@ -114,8 +114,8 @@ def _refused(entry: dict[str, Any]) -> str:
 
 
 def _approval(entry: dict[str, Any]) -> str:
-    verb = "allowed" if entry["kind"] == "approved" else "no longer allowed"
-    return f"{entry.get('by')} {verb} job {str(entry.get('job'))[:12]}"
+    did = "allowed" if entry["kind"] == "approved" else "took back the permission for"
+    return f"{entry.get('by')} {did} job {str(entry.get('job'))[:12]}, which run {entry.get('run')} asked for"
 
 
 _TELL: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -124,6 +124,9 @@ _TELL: dict[str, Callable[[dict[str, Any]], str]] = {
     "refused": _refused,
     "approved": _approval,
     "withdrawn": _approval,
+    "chosen": lambda entry: (
+        f"{entry.get('by')} chose release {str(entry.get('release'))[:16]} (run {entry.get('run')}) to be used here"
+    ),
     "mended": lambda entry: (
         f"the beginning of a line ({entry.get('bytes')} bytes) from when the machine stopped is gone"
     ),

@@ -123,6 +123,8 @@ _TOLD: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "run-started": lambda e: f"{e['completed']} of {e['rounds']} rounds complete",
     "site-prepared": lambda e: f"{e['site']}: {e['train_examples']} examples",
     "site-declined": lambda e: f"{e['site']}: {words.declined(e)}",
+    "site-away": lambda e: f"{e['site']} is not connected any more, or was revoked; rounds go on without it",
+    "site-back": lambda e: f"{e['site']} is connected again",
     "round-started": lambda e: f"round {e['round']}: {', '.join(e['sites'])}",
     "reply": _reply,
     "quarantined": lambda e: f"round {e['round']}: {e['site']}: {words.quarantined(e)} ({e['detail']})",

@@ -1,6 +1,7 @@
 """The site's record: whole, chained, safe among processes, and readable by a person."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,16 @@ ENTRIES: dict[str, dict[str, Any]] = {
         "kind": "refused", "type": "train", "run": "r", "round": 2, "code": "policy", "where": "hours",
         "expected": "22:00-06:00",
     },
-    "ada allowed job 0123456789ab": {"kind": "approved", "by": "ada", "job": "0123456789abcdef"},
+    "ada allowed job 0123456789ab, which run r asked for": {
+        "kind": "approved", "by": "ada", "job": "0123456789abcdef", "run": "r",
+    },
+    "ada took back the permission for job 0123456789ab, which run r asked for": {
+        "kind": "withdrawn", "by": "ada", "job": "0123456789abcdef", "run": "r",
+    },
+    "ada chose release 0123456789abcdef (run r) to be used here": {
+        "kind": "chosen", "by": "ada", "release": "0123456789abcdef0123", "run": "r",
+    },
+    "the beginning of a line (12 bytes) from when the machine stopped is gone": {"kind": "mended", "bytes": 12},
     "release-used: release abc": {"kind": "release-used", "release": "abc"},
 }  # fmt: skip
 
@@ -130,6 +140,12 @@ ENTRIES: dict[str, dict[str, Any]] = {
 def test_an_entry_reads_as_a_sentence(text: str) -> None:
     """What a person who is responsible for the data gets to see; unknown kinds are shown as they are."""
     assert record.words({"at": "2026-01-01T00:00:00+00:00", **ENTRIES[text]}) == f"2026-01-01T00:00:00+00:00  {text}"
+
+
+def test_every_kind_has_a_sentence() -> None:
+    """Each that the module describes; of other versions' kinds everything is shown."""
+    described = set(re.findall(r"``(\w+)``", str(record.__doc__).partition("Kinds written by")[2]))
+    assert described == set(record._TELL)
 
 
 def test_entries_are_json_lines_of_one_form(path: Path) -> None:
