@@ -10,12 +10,13 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.home import Home
 from client.sitefile import SiteFile, load_site, reader
-from fedretrain.errors import DataMismatch, FedretrainError
+from fedretrain.errors import DataMismatch, DeclinedRequest, FedretrainError
 
 from .finding import Finding, problem
 
@@ -39,6 +40,7 @@ def findings(home: Home, *, step: bool) -> Iterator[Finding]:
         return
     data, finding = read_data(home, site, job)
     yield finding
+    yield from _refused(home, site, job, data, build=step)
     if step and data is not None:
         yield _step(home, site, job, data)
 
@@ -75,6 +77,31 @@ def read_data(home: Home, site: SiteFile, job: "PrepareRequest") -> "tuple[Datas
         logging.getLogger("client").removeHandler(said)
     what = f"{len(data)} examples, as the contract of run {job.run} asks"
     return as_arrays(data, job.contract), Finding("data", "ok", what)
+
+
+def _refused(
+    home: Home, site: SiteFile, job: "PrepareRequest", data: "Dataset | None", *, build: bool
+) -> Iterator[Finding]:
+    """What the policy would answer if the next round of the job began now; nothing where it allows it.
+
+    The layers are looked at only where the model may be built, which takes TensorFlow.
+    """
+    from client import policy
+    from client.layers import trained_layers
+
+    if not home.kit.is_file():
+        return
+    kit = home.load_kit()
+    try:
+        policy.check_prepare(site.policy, kit.federation, job, datetime.now(UTC).astimezone())
+        if build and "*" not in site.policy.layers:
+            policy.check_layers(site.policy, trained_layers(job, site.trainer.allow_modules))
+        if data is not None:
+            policy.check_examples(site.policy, job, kit.site, len(data))
+    except DeclinedRequest as refusal:
+        what = f"the next round of run {job.run} would be refused: {refusal.where}, expected {refusal.expected}"
+        do = f"if that is not what you want, change [policy] in {home.site}; it counts from the next request on"
+        yield Finding("policy", "note", what, "the run goes on without this site", do)
 
 
 class _Said(logging.Handler):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,28 @@ def test_the_base_model_has_not_arrived(home: Home) -> None:
     for file in (home.store / "base").iterdir():
         file.unlink()
     assert [finding.state for finding in findings(home, step=True)] == ["ok", "skipped"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("", ""),
+        ('jobs = ["digits-*"]', "jobs, expected one that fits digits-*"),
+        ("min_examples = 30", "min_examples, expected at least 30 examples to train on"),
+        ("max_rounds = 3", "max_rounds, expected at most 3"),
+    ],
+)
+def test_a_job_that_the_policy_refuses_is_said(
+    home: Home, monkeypatch: pytest.MonkeyPatch, rule: str, said: str
+) -> None:
+    """In one line, with the rule; it is the operator's will, and no problem."""
+    monkeypatch.setattr(Home, "load_kit", lambda _home: SimpleNamespace(federation="clinics", site="a"))
+    home.kit.touch()
+    home.site.write_text(home.site.read_text().replace("[policy]", f"[policy]\n{rule}"))
+    found = [finding for finding in findings(home, step=False) if finding.subject == "policy"]
+    assert {finding.state for finding in found} <= {"note"}
+    expected = f"the next round of run run-7 would be refused: {said}" if said else ""
+    assert "".join(finding.what for finding in found) == expected
 
 
 def test_a_wrong_site_file(home: Home) -> None:
