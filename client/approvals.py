@@ -121,9 +121,10 @@ def _one(home: Home, id_: str) -> Approval:
     found = [approval for approval in listed(home) if id_ and approval.job.startswith(id_)]
     if len(found) == 1:
         return found[0]
-    known = ", ".join(approval.id for approval in found or listed(home)) or "none has been asked for"
+    known = ", ".join(approval.id for approval in found or listed(home))
     what = "several jobs start so" if found else "no job has this id"
-    raise ConfigurationError(f"job {id_!r}: {what}; expected one of: {known}")
+    there = f"expected one of: {known}" if known else "no job has asked for permission yet"
+    raise ConfigurationError(f"job {id_!r}: {what}; {there}")
 
 
 def _words(request: "PrepareRequest") -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedretrain.errors import FedretrainError
+from fedretrain.errors import ConfigurationError, FedretrainError
 
 if TYPE_CHECKING:
     from .home import Home
@@ -172,7 +172,7 @@ def list_command(home: HomeOption = None, as_json: Json = False) -> None:
         from . import releases_text as text
         from .shelf import Shelf
 
-        rows = text.rows(Shelf(_home(home)))
+        rows = text.rows(Shelf(_home(home, there=True)))
         _print(as_json, text.list_lines(rows), text.list_value(rows))
 
 
@@ -187,7 +187,7 @@ def show(
         from . import releases
         from . import releases_text as text
 
-        place = _home(home)
+        place = _home(home, there=True)
         found = releases.find(place, identity)
         _print(as_json, text.show_lines(found), text.show_value(found))
 
@@ -202,7 +202,7 @@ def use(
     with _answers(as_json):
         from . import releases
 
-        found = releases.use(_home(home), identity)
+        found = releases.use(_home(home, there=True), identity)
         _chosen(as_json, found.id, found.lineage["run"], pinned=identity != releases.LATEST)
 
 
@@ -212,7 +212,7 @@ def back(home: HomeOption = None, as_json: Json = False) -> None:
     with _answers(as_json):
         from . import releases
 
-        found = releases.back(_home(home))
+        found = releases.back(_home(home, there=True))
         _chosen(as_json, found.id, found.lineage["run"], pinned=True)
 
 
@@ -226,7 +226,7 @@ def export(
     with _answers(as_json):
         from . import releases
 
-        found = releases.export(_home(home), file)
+        found = releases.export(_home(home, there=True), file)
         _print(as_json, [f"{file}: release {found.id}"], {"release": found.id, "file": str(file)})
 
 
@@ -236,7 +236,7 @@ def remove(identity: ReleaseArgument, home: HomeOption = None, as_json: Json = F
     with _answers(as_json):
         from . import releases
 
-        gone = releases.remove(_home(home), identity)
+        gone = releases.remove(_home(home, there=True), identity)
         _print(as_json, [f"deleted: {gone}"], {"deleted": gone})
 
 
@@ -249,10 +249,16 @@ def _chosen(as_json: bool, identity: str, run: str, *, pinned: bool) -> None:
     _print(as_json, [f"in use: {identity} (run {run}); {how}"], {"used": identity, "run": run, "pinned": pinned})
 
 
-def _home(folder: Path | None) -> "Home":
+def _home(folder: Path | None, *, there: bool = False) -> "Home":
+    """The site's folder; with ``there`` one that exists, where its absence would look like an empty one."""
     from .home import Home
 
-    return Home.at(folder)
+    home = Home.at(folder)
+    if there and not home.root.is_dir():
+        raise ConfigurationError(
+            f"{home.root}: no such folder; name the site's with --home ('fedretrain client request' makes one)"
+        )
+    return home
 
 
 def _print(as_json: bool, lines: Iterable[str], value: dict[str, Any]) -> None:

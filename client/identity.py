@@ -112,8 +112,9 @@ def join(home: Home, path: Path) -> Kit:
         _take_keys(home, kit.secrets, path)
     if not names(kit, load_node_key(home), load_signing_key(home)):
         raise ConfigurationError(
-            f"{path}: made for other keys than those in {home.keys}; send the server's operator this site's request "
-            f"('fedretrain client request --name {kit.site}' writes it again) and ask for a kit made from it"
+            f"{path}: made for {kit.site}, with other keys than those in {home.keys}. If this site is another, so is "
+            f"its kit: delete this one and ask for yours. Otherwise send the server's operator its request "
+            f"('fedretrain client request --name {kit.site}' writes it again) and ask for a kit made from that"
         )
     atomic.write_bytes(home.ca, kit.ca.encode())
     atomic.write_bytes(home.anchor, kit.root.encode())

@@ -16,13 +16,14 @@ from typing import Any
 from .digest import canonical_json
 from .errors import MachineError
 
+_NOT_OURS = "run the command as the user whom the folder belongs to, or choose another folder"
 _ADVICE = {
     errno.ENOSPC: "free some space there and start again",
     errno.EDQUOT: "free some of the disk quota and start again",
     errno.EFBIG: "raise the file size limit and start again",
     errno.EROFS: "the disk is read-only; choose another folder or mount it writable",
-    errno.EACCES: "make the folder writable for this user, or choose another",
-    errno.EPERM: "make the folder writable for this user, or choose another",
+    errno.EACCES: _NOT_OURS,
+    errno.EPERM: _NOT_OURS,
 }
 
 

@@ -164,6 +164,9 @@ def _explain(error: Exception) -> int:
     if package in EXTRAS:
         _say(f"error: the package {package} is not installed; install fedretrain[{EXTRAS[package]}]")
         return ConfigurationError.exit_code
+    if isinstance(error, PermissionError) and error.filename is not None:
+        _say(f"error: {os.fsdecode(error.filename)}: permission denied; run the command as the user whom it belongs to")
+        return FedretrainError.exit_code
     what = " ".join(str(error).split()) or "no message"
     _say(f"error: unexpected {type(error).__name__}: {what}; {_keep_traceback(error)}")
     return FedretrainError.exit_code

@@ -4,6 +4,7 @@ Invariants: a request holds public keys only and is signed with the private half
 its operator asked for a complete one; both are JSON of a named format, refused in one line when damaged.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,6 +21,11 @@ from .tomlfile import said
 
 _CONTEXT = b"fedretrain.request/1\n"
 _LIMIT = 2**20  # bytes of a file; no request or kit comes near
+
+_TAKEN_FOR = {
+    "fedretrain.request/1": "a request, which is for the server: 'fedretrain server admit'",
+    "fedretrain.kit/1": "a kit, which is for its site: 'fedretrain client join'",
+}
 
 Ed25519Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="a raw Ed25519 public key in hexadecimal")]
 FileT = TypeVar("FileT", bound="_File")
@@ -108,11 +114,22 @@ def read(path: Path, kind: type[FileT]) -> FileT:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
+        given = _format(data)
+        if given in _TAKEN_FOR and given != kind.model_fields["format"].default:
+            raise ConfigurationError(f"{path}: expected a site's {what}, got {_TAKEN_FOR[given]}") from None
         first: Any = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "file"
         raise ConfigurationError(
             f"{path}: not a {what} of this version ({place}: {said(first)}); get it again from its sender"
         ) from None
+
+
+def _format(data: bytes) -> str:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return ""
+    return str(value.get("format")) if isinstance(value, dict) else ""
 
 
 def fingerprint(name: str, node_key: str, signing_key: str) -> str:

@@ -21,6 +21,7 @@ Example::
     for name, member in federation.active().items(): ...
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -92,7 +93,7 @@ class Federation:
         """The federation in ``folder``.
 
         Raises:
-            ConfigurationError: There is none, or ``federation.toml`` has a mistake.
+            ConfigurationError: There is none, it is another user's, or ``federation.toml`` has a mistake.
         """
         root = folder.resolve()
         path = root / SETTINGS
@@ -101,6 +102,8 @@ class Federation:
                 f"{folder}: expected a federation's folder with federation.toml in it; "
                 f"make one with 'fedretrain server init {folder}', or name another with --folder"
             )
+        if (state := root / "state").is_dir() and not os.access(state, os.R_OK | os.X_OK):
+            raise ConfigurationError(f"{folder}: belongs to {_owner(state)}; run the command as that user")
         return cls(root, check_toml(read_toml(path, "federation"), Settings, path))
 
     def entries(self) -> tuple[Member, ...]:
@@ -300,3 +303,10 @@ class Federation:
     def installed(self) -> Path:
         """Which release each site has installed."""
         return self.state / "installed.json"
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except (KeyError, OSError):
+        return "another user"

@@ -144,7 +144,7 @@ def revoke(federation: Federation, site: str, now: datetime | None = None) -> Me
         if member is None:
             raise ConfigurationError(f"{site}: no such site{_nearest(site, known)}")
         if member.revoked is not None:
-            raise ConfigurationError(f"{site}: revoked since {member.revoked}")
+            raise ConfigurationError(f"{site}: revoked since {member.revoked}; nothing is left to do")
         gone = replace(member, revoked=utc(now or datetime.now(UTC)))
         federation.write_roster(tuple(gone if entry == member else entry for entry in entries))
         return gone

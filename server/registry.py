@@ -320,7 +320,10 @@ class Registry:
 
     def _existing(self, state: SignedState | None) -> SignedState:
         if state is None:
-            raise ConfigurationError(f"{self.folder}: nothing was released here yet; is this the run's --out folder?")
+            raise ConfigurationError(
+                f"{self.folder}: nothing was released here yet; if something should have "
+                "been, name the folder of the federation, or of the simulation, with --folder"
+            )
         return state
 
     @contextmanager

@@ -142,6 +142,16 @@ def test_a_missing_package_names_its_extra(
     assert f"fedretrain[{extra}]" in capsys.readouterr().err
 
 
+def test_a_file_of_another_user_is_no_surprise(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever it is met: the file and what to do, without a traceback."""
+    mount(monkeypatch, PermissionError(13, "Permission denied", "/srv/fed/state/log"))
+    assert cli.run(["fail"]) == 1
+    expected = "error: /srv/fed/state/log: permission denied; run the command as the user whom it belongs to\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
     """Output into a closed pipe ends quietly."""
     reading, writing = os.pipe()
@@ -158,8 +168,10 @@ def test_a_terminal_without_a_character_is_no_reason_to_fail() -> None:
     assert (done.returncode, done.stderr) == (2, "error: nowhere?.toml: no such job file\n")
 
 
-@pytest.mark.parametrize("name", cli.MOUNTS)
+@pytest.mark.parametrize("name", [*cli.MOUNTS, "server releases", "client release"])
 def test_every_mounted_command_exists(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the group promises can be imported and has a help text."""
-    assert cli.run([name, "--help"]) == 0
-    assert f"Usage: fedretrain {name}" in capsys.readouterr().out
+    """What the group promises can be imported and has a help text, of our own options alone."""
+    assert cli.run([*name.split(), "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"Usage: fedretrain {name}" in said
+    assert "completion" not in said

@@ -93,7 +93,16 @@ def test_a_complete_kit_is_to_be_deleted(federation: Federation, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["join", "nowhere.kit"], ["approve"], ["log"], ["up"], ["release", "show"], ["release", "back"]]
+    "arguments",
+    [
+        ["join", "nowhere.kit"],
+        ["approve"],
+        ["log"],
+        ["up"],
+        ["release", "show"],
+        ["release", "back"],
+        ["release", "list"],
+    ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path, arguments: list[str]) -> None:
     """Before the site has joined, or with a file that is not there: what is missing, no traceback."""

@@ -148,7 +148,7 @@ def test_a_kit_for_other_keys_is_refused(home: Home, federation: Federation, tmp
     other = Home(tmp_path / "other")
     identity.request(other, "hospital-d")
     before = content(other)
-    with pytest.raises(ConfigurationError, match="made for other keys"):
+    with pytest.raises(ConfigurationError, match="made for hospital-d, with other keys than those in"):
         identity.join(other, kit)
     assert content(other) == before
     with pytest.raises(ConfigurationError, match="client request --name"):

@@ -84,6 +84,17 @@ def test_a_damaged_kit_is_refused(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_one_file_taken_for_the_other_is_said(tmp_path: Path) -> None:
+    """Which it is, and which command it is for."""
+    path = tmp_path / "a"
+    path.write_text(json.dumps(KIT))
+    with pytest.raises(ConfigurationError, match=r"expected a site's request, got a kit, .*client join'"):
+        read(path, JoinRequest)
+    path.write_text(json.dumps(REQUEST.model_dump()))
+    with pytest.raises(ConfigurationError, match=r"expected a site's kit, got a request, .*server admit'"):
+        read(path, Kit)
+
+
 def test_a_missing_kit_is_said() -> None:
     """A path without a file is named with what was expected there."""
     with pytest.raises(ConfigurationError, match=r"no\.kit: expected a site's kit: No such file"):

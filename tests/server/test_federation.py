@@ -1,5 +1,6 @@
 """A federation on the disk: its settings explain their mistakes, its roster is read anew, its keys stay closed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def test_a_mistake_in_the_settings_is_explained(tmp_path: Path, text: str, expla
     """File, key, expected against got."""
     with pytest.raises(ConfigurationError, match=rf"federation\.toml: .*{explained}"):
         settings(tmp_path, text)
+
+
+def test_another_users_federation_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of a list of nothing, or of a file that cannot be read; whose it is, is said."""
+    (tmp_path / "federation.toml").write_text(LEAST)
+    (tmp_path / "state").mkdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigurationError, match=f"belongs to {tmp_path.owner()}; run the command as that user"):
+        Federation.open(tmp_path)
 
 
 @pytest.mark.parametrize(

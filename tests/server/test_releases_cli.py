@@ -163,8 +163,8 @@ def test_an_expired_state_names_the_command_that_renews_it(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("command", ["list", "verify", "renew", "rotate"])
 def test_a_folder_without_releases_is_said(tmp_path: Path, command: str) -> None:
-    """Another folder than a run's: one line that asks for --out, exit 2, nothing made; in JSON as well."""
-    assert "is this the run's --out folder?" in ask(tmp_path, command, code=2)
+    """Another folder than a run's: one line that asks for --folder, exit 2, nothing made; in JSON as well."""
+    assert "name the folder of the federation, or of the simulation, with --folder" in ask(tmp_path, command, code=2)
     assert "nothing was released here" in ask_json(tmp_path, command, code=2)["error"]
     assert list(tmp_path.iterdir()) == []
 
