@@ -175,7 +175,7 @@ def test_the_record_is_read_and_verified(home: Home) -> None:
     assert "nothing was asked of this site yet" in ask(home.root, "log")
     ask(home.root, "release", "use", "latest")
     ask(home.root, "release", "use", "latest")
-    assert "chosen" in ask(home.root, "log")
+    assert "chose release" in ask(home.root, "log")
     assert len(ask_json(home, "log")["entries"]) == 2
     assert "ok: 2 lines" in ask(home.root, "log", "--verify")
     data = home.record.read_bytes()

@@ -87,7 +87,7 @@ def test_a_damaged_kit_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_one_file_taken_for_the_other_is_said(tmp_path: Path) -> None:
     """Which it is, and which command it is for."""
     path = tmp_path / "a"
-    path.write_text(json.dumps(KIT))
+    path.write_text(json.dumps(KIT | {"format": "fedretrain.kit/1"}))
     with pytest.raises(ConfigurationError, match=r"expected a site's request, got a kit, .*client join'"):
         read(path, JoinRequest)
     path.write_text(json.dumps(REQUEST.model_dump()))
