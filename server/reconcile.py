@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fedretrain.atomic import disk_errors
@@ -23,6 +22,7 @@ from fedretrain.errors import FedretrainError, MachineError
 from fedretrain.runfolder import RunFolder
 
 from . import desired
+from .deliveries import Deliveries, stamp
 from .desired import Start, Step, utc
 from .federation import Federation, Member
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 UNSETTLED: Final = ("pending", "starting", "running")
 ROSTER_EVERY_S: Final = 30.0  # looked at anyway, in case somebody else changed the SuperLink's nodes
-DELIVER_EVERY_S: Final = 2.0
-DELIVER_AGAIN_S: Final = 600.0  # longest pause where deliveries change nothing
 
 Processes = Mapping[str, int | None]
 Say = Callable[[str], None]
@@ -61,12 +59,7 @@ class Reconciler:
         self._said: dict[str, str] = {}
         self._roster: tuple[Any, ...] = ()
         self._roster_due = 0.0
-        self._delivery: int | None = None
-        self._deliver_due = self._behind_due = 0.0
-        self._brought_to: tuple[str, ...] = ()
-        self._pause_s = DELIVER_EVERY_S
-        self._seen: tuple[Any, ...] = ()
-        self._behind: list[str] = []
+        self._deliveries = Deliveries(federation)
 
     def step(self) -> None:
         """Compare, and do what is to be done; returns soon, raises nothing but what is a fault of ours."""
@@ -94,15 +87,15 @@ class Reconciler:
         """Runs that something may have to be done about."""
         for file in sorted(self._federation.runs.glob("*/desired.json")):
             parked = self._parked.get(file.parent.name, ())
-            if parked == () or (parked is not None and parked != _stamp(file)):
+            if parked == () or (parked is not None and parked != stamp(file)):
                 yield RunFolder(file.parent)
 
     # --- nodes ---
 
     def _nodes(self, control: "Control") -> None:
         """Register active members, unregister everybody else."""
-        stamp = _stamp(self._federation.roster)
-        if stamp == self._roster and time.monotonic() < self._roster_due:
+        seen = stamp(self._federation.roster)
+        if seen == self._roster and time.monotonic() < self._roster_due:
             return
         from .flowerside import key_bytes
 
@@ -117,7 +110,7 @@ class Reconciler:
         for key, member in wanted.items():
             if key not in known:
                 self._register(control, member)
-        self._roster, self._roster_due = stamp, time.monotonic() + ROSTER_EVERY_S
+        self._roster, self._roster_due = seen, time.monotonic() + ROSTER_EVERY_S
 
     def _register(self, control: "Control", member: Member) -> None:
         with self._explained(member.name), _calls():
@@ -204,37 +197,13 @@ class Reconciler:
     # --- releases ---
 
     def _deliver(self, control: "Control") -> None:
-        """Have the release in use brought to connected sites that lack it, one delivery at a time."""
-        if time.monotonic() < self._deliver_due:
+        """Have the release in use brought to connected sites that lack it."""
+        if not self._deliveries.due(lambda number: _unsettled(control, number)):
             return
-        self._deliver_due = time.monotonic() + DELIVER_EVERY_S
-        if self._delivery is not None:
-            with _calls():
-                if control.run_status(self._delivery) in UNSETTLED:
-                    return
-            self._delivery = None
-        lacking = self._lacking()
-        if not lacking or self._at_work():
-            return
-        self._delivery = self._submit(control, "", "deliver")
-        self._pause_s = min(2 * self._pause_s, DELIVER_AGAIN_S) if lacking == self._brought_to else DELIVER_EVERY_S
-        self._brought_to, self._deliver_due = lacking, time.monotonic() + self._pause_s
-        self._say(f"bringing the release in use to {', '.join(lacking)}")
-
-    def _lacking(self) -> tuple[str, ...]:
-        """Connected sites without the release in use."""
-        from .deliver import behind
-        from .sites import online
-
-        there = online(self._federation)
-        if not there:
-            return ()
-        f = self._federation
-        seen = tuple(map(_stamp, (f.registry / "metadata" / "timestamp.json", f.installed, f.roster)))
-        if seen != self._seen or time.monotonic() > self._behind_due:
-            self._behind = behind(f)
-            self._seen, self._behind_due = seen, time.monotonic() + ROSTER_EVERY_S
-        return tuple(site for site in self._behind if site in there)
+        lacking = self._deliveries.lacking()
+        if lacking and not self._at_work():
+            self._deliveries.begun(lacking, self._submit(control, "", "deliver"))
+            self._say(f"bringing the release in use to {', '.join(lacking)}")
 
     def _at_work(self) -> bool:
         """Whether a run is under way: its sites have enough to do, and it brings its own release to them."""
@@ -284,8 +253,14 @@ def _same_executor(now: Processes, then: Processes) -> bool:
     return "executor" in then and now["executor"] == then["executor"]
 
 
+def _unsettled(control: "Control", number: int) -> bool:
+    """Whether a run on the SuperLink has not ended."""
+    with _calls():
+        return control.run_status(number) in UNSETTLED
+
+
 def _wish(folder: RunFolder) -> Any:
-    return _stamp(folder.root / "desired.json")
+    return stamp(folder.root / "desired.json")
 
 
 def _busy(folder: RunFolder) -> bool:
@@ -301,11 +276,3 @@ def _busy(folder: RunFolder) -> bool:
     finally:
         os.close(handle)
     return False
-
-
-def _stamp(path: Path) -> tuple[Any, ...]:
-    try:
-        stat = path.stat()
-    except OSError:
-        return ()
-    return (stat.st_mtime_ns, stat.st_ino, stat.st_size)

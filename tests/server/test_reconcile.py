@@ -259,7 +259,7 @@ def test_a_stopped_run_stays_stopped(server: Server) -> None:
 def test_a_site_that_is_behind_is_served_when_it_is_there(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """One delivery at a time, for connected sites, and with longer pauses where it changes nothing."""
     monkeypatch.setattr("server.deliver.behind", lambda _federation: ["a", "b"])
-    monkeypatch.setattr("server.reconcile.DELIVER_EVERY_S", 0.0)
+    monkeypatch.setattr("server.deliveries.EVERY_S", 0.0)
     server.step(2)
     assert server.link.configs == []
     monkeypatch.setattr("server.sites.online", lambda _federation: {"b"})
@@ -272,7 +272,7 @@ def test_nothing_is_delivered_while_a_run_is_under_way(server: Server, monkeypat
     """From its start to its end, gate or not; a run whose files are damaged is not under way."""
     monkeypatch.setattr("server.deliver.behind", lambda _federation: ["a"])
     monkeypatch.setattr("server.sites.online", lambda _federation: {"a"})
-    monkeypatch.setattr("server.reconcile.DELIVER_EVERY_S", 0.0)
+    monkeypatch.setattr("server.deliveries.EVERY_S", 0.0)
     damaged = server.run("damaged")
     (damaged.root / "starts.json").write_text("{")
     run = server.run()
