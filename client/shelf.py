@@ -25,7 +25,6 @@ from fedretrain import atomic
 from fedretrain.errors import ConfigurationError, UntrustedRelease
 from fedretrain.ledger import Ledger, ReleaseId, read_ledger
 from fedretrain.release import RELEASE_ID, Release, load_release
-from fedretrain.trust import locked
 
 from .home import Home
 
@@ -67,7 +66,7 @@ class Shelf:
     def writing(self) -> Iterator[None]:
         """Hold the folder; waits for a release that is being installed. Raises MachineError."""
         atomic.make_folder(self.root)
-        with locked(self.lock):
+        with atomic.locked(self.lock):
             yield
 
     def read(self) -> Current | None:

@@ -6,6 +6,7 @@ A temporary file left by a crash starts with a dot and ends with ``.tmp``; ``rem
 """
 
 import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -100,3 +101,13 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on the file ``path``, which is made if need be; waits; ends with the process."""
+    with disk_errors(path, "lock"):
+        path.touch(mode=0o600)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

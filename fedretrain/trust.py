@@ -20,11 +20,9 @@ Example::
     release = trust.open_release(trust.state().ledger.incumbent)
 """
 
-import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,18 +45,16 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # public, though n
     Timestamp,
 )
 from tuf.api.serialization import DeserializationError
-from tuf.ngclient.fetcher import FetcherInterface
-from tuf.ngclient.updater import Updater
 
 from . import atomic
 from .digest import canonical_json, sha256
 from .errors import MachineError, UntrustedRelease
 from .ledger import Ledger, files_of, read_ledger
 from .release import Release, load_release
+from .tufclient import Client, Folder
 
 ANY_TIME = datetime(1970, 1, 1, tzinfo=UTC)  # at which nothing of ours has expired; for the one who signs anew
 METADATA_LIMIT = 5_000_000  # bytes; the most TUF's client takes of any metadata file
-_BASE = "registry:/"
 _TOP = ("timestamp.json", "snapshot.json", "targets.json")
 
 
@@ -128,9 +124,9 @@ class Trust:
         return load_release(identity, folder, lambda name, limit: read_signed(folder / name, signed[name], limit))
 
     def _verified(self, scratch: Path, at: datetime | None) -> SignedState:
-        fetcher = _Folder(self.metadata)
+        fetcher = Folder(self.metadata)
         try:
-            updater = _Updater(scratch, fetcher, self.root, at)
+            updater = Client(scratch, fetcher, self.root, at)
         except (RepositoryError, ValueError) as error:
             raise UntrustedRelease(f"root metadata trusted from the start: {self._reason(error, '')}") from error
         try:
@@ -149,7 +145,7 @@ class Trust:
         ledger = read_ledger(targets, str(self.metadata / f"{targets.version}.targets.json"))
         return SignedState(root, timestamp, snapshot, targets, ledger, files)
 
-    def _expired(self, error: ExpiredMetadataError, updater: "_Updater") -> NoReturn:
+    def _expired(self, error: ExpiredMetadataError, updater: Client) -> NoReturn:
         role = next((r for r in ("root", "timestamp", "snapshot", "targets") if r in str(error)), "timestamp")
         file = self.metadata / updater.file_of(role)
         since = ""
@@ -209,7 +205,7 @@ class Trust:
             return
         atomic.make_folder(self.memory, mode=0o700)
         atomic.make_folder(self.memory / "root_history", mode=0o700)
-        with locked(self.memory / ".lock"):
+        with atomic.locked(self.memory / ".lock"):
             if read_bounded(self.memory / "timestamp.json") == before:
                 for name, data in news.items():
                     atomic.write_bytes(self.memory / name, data, mode=0o600)
@@ -246,61 +242,6 @@ def read_bounded(path: Path, limit: int = METADATA_LIMIT) -> bytes | None:
         return None
     with path.open("rb") as file:
         return file.read(limit + 1)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on the file ``path``, which is made if need be; waits; ends with the process."""
-    with atomic.disk_errors(path, "lock"):
-        path.touch(mode=0o600)
-    with path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-class _Updater(Updater):
-    """TUF's client with a reference time of our choice, and its verified metadata to read."""
-
-    def __init__(self, scratch: Path, fetcher: FetcherInterface, root: bytes, at: datetime | None) -> None:
-        super().__init__(str(scratch), _BASE, fetcher=fetcher, bootstrap=root)
-        if at is not None:
-            self._trusted_set.reference_time = at
-
-    def trusted(self) -> tuple[Root, Timestamp, Snapshot, Targets]:
-        """The four verified parts; only after ``refresh``."""
-        known = self._trusted_set
-        return known.root, known.timestamp, known.snapshot, known.targets
-
-    def file_of(self, role: str) -> str:
-        """The registry's file name for the version of ``role`` that was verified or is about to be."""
-        if role == Root.type:
-            return f"{self._trusted_set.root.version}.root.json"
-        if role == Snapshot.type:
-            return f"{self._trusted_set.timestamp.snapshot_meta.version}.snapshot.json"
-        if role == Targets.type:
-            return f"{self._trusted_set.snapshot.meta['targets.json'].version}.targets.json"
-        return "timestamp.json"
-
-
-class _Folder(FetcherInterface):
-    """Takes metadata from a local folder; ``last`` is the file asked for last."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.last = ""
-
-    def _fetch(self, url: str) -> Iterator[bytes]:
-        self.last = url.rpartition("/")[2]  # role names are quoted, so this is a plain file name
-        path = self._folder / self.last
-        if not path.is_file():
-            raise DownloadHTTPError(f"{path} is missing", 404)
-        return _chunks(path)
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(2**16):
-            yield chunk
 
 
 def _same_bytes(file: Path, verified: Path) -> bytes:

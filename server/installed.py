@@ -49,9 +49,7 @@ def installed(federation: Federation) -> dict[str, Installed]:
 
 def remember(federation: Federation, site: str, entry: Installed) -> None:
     """Put one site's entry in the place of the one before; raises MachineError."""
-    from fedretrain.trust import locked  # brings the signing libraries, which who only reads can do without
-
-    with locked(federation.state / ".installed.lock"):
+    with atomic.locked(federation.state / ".installed.lock"):
         known = {**installed(federation), site: entry}
         value = {"format": FORMAT, "sites": {name: asdict(known[name]) for name in sorted(known)}}
         atomic.write_json(federation.installed, value)

@@ -30,7 +30,6 @@ from cryptography.hazmat.primitives.serialization import (
 from fedretrain import __version__, atomic
 from fedretrain.errors import ConfigurationError, MachineError
 from fedretrain.membership import JoinRequest, Kit, KitSecrets, public_text, read
-from fedretrain.trust import locked
 
 from .certificates import authority_certificate, new_key, pem
 from .federation import Federation, Member, Settings
@@ -138,7 +137,7 @@ def revoke(federation: Federation, site: str, now: datetime | None = None) -> Me
         ConfigurationError: There is no such site, or it was revoked before.
         MachineError: The disk is full or failed; the roster is as it was.
     """
-    with locked(federation.roster_lock):
+    with atomic.locked(federation.roster_lock):
         entries, known = federation.entries(), federation.members()
         member = known.get(site)
         if member is None:
@@ -169,7 +168,7 @@ def _member(federation: Federation, request: JoinRequest, where: str, now: datet
 
 def _enrol(federation: Federation, member: Member, kit: Kit, kit_path: Path, where: str) -> None:
     """Write the kit, then the roster; nothing where name or keys are taken."""
-    with locked(federation.roster_lock):
+    with atomic.locked(federation.roster_lock):
         entries = federation.entries()
         again = _check_new(member, entries, where)
         kit.write(kit_path, mode=0o600 if kit.secrets else 0o644)
