@@ -64,6 +64,11 @@ class SuperNode:
         return self.said()
 
 
+def refusals(federation: Federation) -> list[str]:
+    """Why calls of hospital-a were refused, as its operator is told."""
+    return [refusal.code for refusal in load(federation.sites).sites["hospital-a"].refusals]
+
+
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Federation, dict[str, Path]]]:
     """A federation whose SuperLink and gateway run and whose sites are registered, and its node keys' files."""
@@ -127,11 +132,11 @@ def test_fault_24_the_second_supernode_with_one_key_is_refused_and_both_sides_se
     assert "site hospital-a is connected already, from 127.0.0.1" in words
     assert "one key is for one SuperNode" in words
     assert "Traceback" not in words
-    wait_for(lambda: "connected" in [refusal.code for refusal in load(federation.sites).sites["hospital-a"].refusals])
+    wait_for(lambda: "connected" in refusals(federation))
     assert nodes[0].process.poll() is None
     provision.revoke(federation, "hospital-a")
     nodes[0].last_words()  # it ends with its next call
-    assert "revoked" in [refusal.code for refusal in load(federation.sites).sites["hospital-a"].refusals]
+    wait_for(lambda: "revoked" in refusals(federation))  # written once a second
 
 
 def test_the_gateways_process_ends_when_told_and_says_where_it_listens(tmp_path: Path) -> None:
