@@ -6,7 +6,7 @@ Where to look, by question::
     how the data are read         sitefile, data/
     how it trains                 site, trainer, step, settings, sampling, incoming, store
     how releases arrive           installer, releases, shelf
-    what runs on the machine      up, systemd, runfiles; the processes supernode, executor and trainer_main, between them
+    what runs on the machine      up, systemd, runfiles; the processes supernode, executor, trainer_main, between them
                                   service, door and wire; flowerside/ is all that leans on Flower's internals
     what an operator types        cli, identity, doctor/, site_text, releases_text
     where it all lies             home
