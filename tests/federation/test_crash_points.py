@@ -52,6 +52,7 @@ def test_no_step_is_forgotten() -> None:
     assert {point for points in (*AT_SERVER, AT_SITE) for point in points} == set(CRASH_POINTS)
 
 
+@pytest.mark.endurance
 @pytest.mark.parametrize("points", AT_SERVER, ids="-".join)
 def test_fault_36_a_run_dies_at_every_step(stand: Stand, dying: Path, points: tuple[str, ...]) -> None:
     """Its ServerApp dies at one step after the other: the run is released once, and every site has the release."""
@@ -60,6 +61,7 @@ def test_fault_36_a_run_dies_at_every_step(stand: Stand, dying: Path, points: tu
     released(stand, stand.retrain(1), orders)
 
 
+@pytest.mark.endurance
 @pytest.mark.parametrize("point", AT_SITE)
 def test_a_trainer_dies_while_it_takes_a_release_in(stand: Stand, dying: Path, point: str) -> None:
     """The site has the release in the end, and nothing half."""

@@ -55,7 +55,7 @@ def test_a_process_of_the_server_is_killed(stand: Stand, module: str, event: str
     check_whole(stand, run, ROUNDS)
 
 
-@pytest.mark.parametrize("seconds", [10, 90])
+@pytest.mark.parametrize("seconds", [10, pytest.param(90, marks=pytest.mark.endurance)])
 def test_fault_37_superlink_is_dead_for_a_while(stand: Stand, seconds: int) -> None:
     """The run completes, or is resumed, with at most one round lost."""
     run = begun(stand, "round-started", 3)

@@ -109,7 +109,7 @@ def test_fault_28_a_site_that_never_answers(wired: Wired) -> None:
         assert deadline <= record["seconds"] < deadline + 3
 
 
-@pytest.mark.parametrize("seconds", [30, 105])
+@pytest.mark.parametrize("seconds", [30, pytest.param(105, marks=pytest.mark.endurance)])
 def test_fault_30_a_link_is_cut(wired: Wired, seconds: int) -> None:
     """The run goes on with the others; the site is in a later round of the same run, without a person."""
     stand = wired.stand

@@ -1,0 +1,30 @@
+"""Two runs of one federation at the same time."""
+
+import pytest
+
+from fedretrain.runfolder import RunFolder
+from server.registry import Registry
+
+from .stand import SITES, Stand, check_whole, rounds_done, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+ROUNDS = 3
+
+
+def ended(run: RunFolder) -> bool:
+    return run.result.exists() or run.failure.exists()
+
+
+def test_two_runs_at_once_do_not_mix(stand: Stand) -> None:
+    """Each has its own rounds; whichever comes second finds another model in use, says so and releases nothing."""
+    runs = [stand.retrain(ROUNDS, deadline_s=120), stand.retrain(ROUNDS, deadline_s=120)]
+    wait_for(lambda: all(map(ended, runs)), 240, f"both ended; {[stand.tail(run) for run in runs]}")
+    [first, second] = sorted(runs, key=lambda run: not run.result.exists())
+    check_whole(stand, first, ROUNDS)
+    assert "model in use" in second.failure.read_text()
+    assert not second.result.exists()
+    assert rounds_done(second) in ([], list(range(1, ROUNDS + 1)))
+    asked = [event for event in second.read_events() if event["event"] == "reply"]
+    assert {reply["site"] for reply in asked} <= set(SITES)
+    assert Registry.open(stand.federation.folder).verify().ok
