@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -17,18 +18,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
-def walk(tmp_path: Path) -> Iterator[Walk]:
+def walk() -> Iterator[Walk]:
     """Four people with four home folders, on a network of their own where that is possible."""
     machines = ("server", *SITES)
-    for name in machines:
-        (tmp_path / name).mkdir()
     with ExitStack() as stack:
+        homes = Path(stack.enter_context(TemporaryDirectory(prefix="fr-")))  # short: there is a Unix socket in each
+        for name in machines:
+            (homes / name).mkdir()
         if reason_against() is None:
             network = stack.enter_context(Network(machines, HOST))
-            people = [Person(name, tmp_path / name, network.inside(name)) for name in machines]
+            people = [Person(name, homes / name, network.inside(name)) for name in machines]
             walk = Walk(people, SITES)
         else:
-            people = [Person(name, tmp_path / name) for name in machines]
+            people = [Person(name, homes / name) for name in machines]
             walk = Walk(people, SITES, lambda text: text.replace(HOST, "localhost"))
         stack.callback(walk.end)
         yield walk

@@ -234,7 +234,6 @@ class Gateway:
     async def _hello(self, origin: _Origin) -> dict[str, Any]:
         site = self._authenticate(origin).name
         await self._wait_for_turn(site)
-        self._counters.seen(site, origin.address)
         ready = await self._superlink.ready()
         bundle = None
         try:

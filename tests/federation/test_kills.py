@@ -17,7 +17,7 @@ ROUNDS = 5
 
 def begun(stand: Stand, event: str, round_: int) -> RunFolder:
     """A run that has come so far."""
-    run = stand.retrain(ROUNDS)
+    run = stand.retrain(ROUNDS, deadline_s=20)
     wait_for(lambda: happened(run, event, round_), 120, f"{event} {round_}; {stand.said('server')[-500:]}")
     return run
 

@@ -219,6 +219,16 @@ def test_a_damaged_roster_leaves_the_one_before_in_force(
     assert site.post(PULL, headers=signed(ec.generate_private_key(ec.SECP384R1()))).status_code == 401
 
 
+def test_a_check_is_not_taking_part(
+    site: httpx.Client, federation: Federation, key: ec.EllipticCurvePrivateKey
+) -> None:
+    """A site whose operator only looks whether all is well does not count as there."""
+    assert site.get("/hello", headers=signed(key)).status_code == 200
+    assert site.post(PULL, headers=signed(ec.generate_private_key(ec.SECP384R1()))).status_code == 401
+    wait_for(lambda: load(federation.sites).strangers)
+    assert traffic(federation).last_seen is None
+
+
 def test_the_pages_say_what_a_doctor_asks(
     site: httpx.Client, federation: Federation, key: ec.EllipticCurvePrivateKey
 ) -> None:
