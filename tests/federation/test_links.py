@@ -80,6 +80,7 @@ def wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
             stand.end()
 
 
+@pytest.mark.endurance
 def test_fault_27_a_slow_link(wired: Wired) -> None:
     """A round waits for a site that makes it by the deadline, leaves out one that does not, and invites it again."""
     stand = wired.stand
