@@ -5,15 +5,13 @@ which the command line (``fedretrain.cli``) says in one line and turns into an e
 on standard output is one JSON object, also after a mistake; no command asks anything.
 """
 
-import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedretrain.errors import ConfigurationError, FedretrainError
+from fedretrain.answers import Json, answers, say
+from fedretrain.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from .home import Home
@@ -30,7 +28,6 @@ HomeOption = Annotated[
     Path | None,
     typer.Option("--home", help="The site's folder; default ~/.fedretrain, or what FEDRETRAIN_HOME names."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")]
 ReleaseArgument = Annotated[str, typer.Argument(help="A release's id, or its first digits.")]
 
 
@@ -42,7 +39,7 @@ def request(
     as_json: Json = False,
 ) -> None:
     """Make this site's keys, and a request to join that holds their public halves only."""
-    with _answers(as_json):
+    with answers(as_json):
         from . import identity
 
         place = _home(home)
@@ -55,7 +52,7 @@ def request(
             f"the private keys stay in {place.keys}",
             f"when their answer is here: fedretrain client join {name}.kit",
         ]
-        _print(as_json, lines, {"request": str(file), "name": name, "fingerprint": made.fingerprint})
+        say(as_json, lines, {"request": str(file), "name": name, "fingerprint": made.fingerprint})
 
 
 @app.command()
@@ -65,7 +62,7 @@ def join(
     as_json: Json = False,
 ) -> None:
     """Take in a kit: whom to believe, and where the server is."""
-    with _answers(as_json):
+    with answers(as_json):
         from fedretrain.membership import Kit, read
 
         from . import identity
@@ -79,7 +76,7 @@ def join(
             lines.append(f"{kit} brought this site's private keys: delete it here, and wherever it passed through")
         verb = "it is as it was" if had_site else "say there where the data lie and what may be done with them"
         lines += [f"{place.site}: {verb}", "then look whether all is well: fedretrain client check"]
-        _print(as_json, lines, {"federation": joined.federation, "site": joined.site, "site_file": str(place.site)})
+        say(as_json, lines, {"federation": joined.federation, "site": joined.site, "site_file": str(place.site)})
 
 
 @app.command()
@@ -89,16 +86,16 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Look at everything a site needs; name the cause of what is wrong. Exit code 1 if anything is."""
-    with _answers(as_json):
+    with answers(as_json):
         from . import doctor
 
         findings = []
         for finding in doctor.examine(_home(home), step=step):
             findings.append(finding)
             if not as_json:
-                _print(False, doctor.lines(finding), {})
+                say(False, doctor.lines(finding), {})
         value = doctor.value(findings)
-        _print(as_json, ["", doctor.summary(findings)], value)
+        say(as_json, ["", doctor.summary(findings)], value)
         if not value["ok"]:
             raise typer.Exit(1)
 
@@ -129,18 +126,18 @@ def approve(
     as_json: Json = False,
 ) -> None:
     """Say yes to a job that waits for a person, or list the jobs that do."""
-    with _answers(as_json):
+    with answers(as_json):
         from . import approvals, site_text
 
         place = _home(home)
         place.load_kit()
         if job is None:
             found = approvals.listed(place)
-            _print(as_json, site_text.approval_lines(found), site_text.approvals_value(found))
+            say(as_json, site_text.approval_lines(found), site_text.approvals_value(found))
             return
         one = (approvals.withdraw if withdraw else approvals.approve)(place, job)
         said = "taken back" if withdraw else "approved"
-        _print(as_json, [f"job {one.id} {said}; the site's record says so"], site_text.approval_value(one))
+        say(as_json, [f"job {one.id} {said}; the site's record says so"], site_text.approval_value(one))
 
 
 @app.command()
@@ -150,17 +147,17 @@ def log(
     as_json: Json = False,
 ) -> None:
     """The site's own record: what was asked and by whom, what was sent, what was refused."""
-    with _answers(as_json):
+    with answers(as_json):
         from . import record, site_text
 
         place = _home(home)
         coordinator = place.load_kit().coordinator
         if not verify:
             entries = list(record.read(place.record))
-            _print(as_json, site_text.log_lines(entries, place.record), {"entries": entries})
+            say(as_json, site_text.log_lines(entries, place.record), {"entries": entries})
             return
         chain = record.verify(place.record, coordinator)
-        _print(as_json, site_text.chain_lines(chain), site_text.chain_value(chain))
+        say(as_json, site_text.chain_lines(chain), site_text.chain_value(chain))
         if chain.problems:
             raise typer.Exit(1)
 
@@ -168,12 +165,12 @@ def log(
 @release.command("list")
 def list_command(home: HomeOption = None, as_json: Json = False) -> None:
     """List the releases that are here, and say which one is in use."""
-    with _answers(as_json):
+    with answers(as_json):
         from . import releases_text as text
         from .shelf import Shelf
 
         rows = text.rows(Shelf(_home(home, there=True)))
-        _print(as_json, text.list_lines(rows), text.list_value(rows))
+        say(as_json, text.list_lines(rows), text.list_value(rows))
 
 
 @release.command()
@@ -183,13 +180,13 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Verify a release and show where it comes from, and what the gate said."""
-    with _answers(as_json):
+    with answers(as_json):
         from . import releases
         from . import releases_text as text
 
         place = _home(home, there=True)
         found = releases.find(place, identity)
-        _print(as_json, text.show_lines(found), text.show_value(found))
+        say(as_json, text.show_lines(found), text.show_value(found))
 
 
 @release.command()
@@ -199,7 +196,7 @@ def use(
     as_json: Json = False,
 ) -> None:
     """Put a release in use and stay with it; 'latest' follows the server again."""
-    with _answers(as_json):
+    with answers(as_json):
         from . import releases
 
         found = releases.use(_home(home, there=True), identity)
@@ -209,7 +206,7 @@ def use(
 @release.command()
 def back(home: HomeOption = None, as_json: Json = False) -> None:
     """Put the release in use again that was in use before, and stay with it."""
-    with _answers(as_json):
+    with answers(as_json):
         from . import releases
 
         found = releases.back(_home(home, there=True))
@@ -223,21 +220,21 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the release in use as a .keras file, for code that reads such files."""
-    with _answers(as_json):
+    with answers(as_json):
         from . import releases
 
         found = releases.export(_home(home, there=True), file)
-        _print(as_json, [f"{file}: release {found.id}"], {"release": found.id, "file": str(file)})
+        say(as_json, [f"{file}: release {found.id}"], {"release": found.id, "file": str(file)})
 
 
 @release.command()
 def remove(identity: ReleaseArgument, home: HomeOption = None, as_json: Json = False) -> None:
     """Delete a release that is not in use, to free its space."""
-    with _answers(as_json):
+    with answers(as_json):
         from . import releases
 
         gone = releases.remove(_home(home, there=True), identity)
-        _print(as_json, [f"deleted: {gone}"], {"deleted": gone})
+        say(as_json, [f"deleted: {gone}"], {"deleted": gone})
 
 
 def _chosen(as_json: bool, identity: str, run: str, *, pinned: bool) -> None:
@@ -246,7 +243,7 @@ def _chosen(as_json: bool, identity: str, run: str, *, pinned: bool) -> None:
         if pinned
         else "later ones follow by themselves"
     )
-    _print(as_json, [f"in use: {identity} (run {run}); {how}"], {"used": identity, "run": run, "pinned": pinned})
+    say(as_json, [f"in use: {identity} (run {run}); {how}"], {"used": identity, "run": run, "pinned": pinned})
 
 
 def _home(folder: Path | None, *, there: bool = False) -> "Home":
@@ -259,22 +256,3 @@ def _home(folder: Path | None, *, there: bool = False) -> "Home":
             f"{home.root}: no such folder; name the site's with --home ('fedretrain client request' makes one)"
         )
     return home
-
-
-def _print(as_json: bool, lines: Iterable[str], value: dict[str, Any]) -> None:
-    if as_json:
-        typer.echo(json.dumps(value))
-    else:
-        for line in lines:
-            typer.echo(line)
-
-
-@contextmanager
-def _answers(as_json: bool) -> Iterator[None]:
-    """With ``--json``, say one of our errors in JSON too before it leaves."""
-    try:
-        yield
-    except FedretrainError as error:
-        if as_json:
-            typer.echo(json.dumps({"error": str(error)}))
-        raise

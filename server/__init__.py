@@ -11,5 +11,5 @@ Where to look, by question::
     who belongs to it           federation, federation_file, provision, renewal, certificates, keyfile, sites
     what runs on the machine    up, reconcile, deliveries, desired, uplock, room; the processes superlink, executor,
                                 serverapp and gateway/; flowerside/ is all that leans on Flower's internals
-    what an operator types      cli, cli_operations, cli_provision, operations, watch, logs, systemd, *_text, answers
+    what an operator types      cli, cli_operations, cli_provision, operations, watch, logs, systemd, *_text, options
 """

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedretrain.answers import Json, answers, say
+
 from . import cli_operations, cli_provision
-from .answers import DEFAULT_FOLDER, Json, answers, say
+from .options import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
     from .registry import Registry

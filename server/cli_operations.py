@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
-from .answers import DEFAULT_FOLDER, Folder, Json, answers, say
+from fedretrain.answers import Json, answers, say
+
+from .options import DEFAULT_FOLDER, Folder
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
 Follow = Annotated[bool, typer.Option("--follow", help="Go on showing what happens; Ctrl-C ends only that.")]

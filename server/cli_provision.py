@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedretrain.answers import Json, answers, say
 from fedretrain.errors import ConfigurationError
 
-from .answers import DEFAULT_FOLDER, Folder, Json, answers, say
+from .options import DEFAULT_FOLDER, Folder
 
 if TYPE_CHECKING:
     from .federation import Federation

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedretrain import words
-
-from .answers import table
+from fedretrain.answers import table
 
 Values = Mapping[str, Any]
 _NONE: Final = "-"

@@ -1,4 +1,4 @@
-"""How every command of the server answers: lines for a person or one JSON object, and options of one name.
+"""How the commands of server and site answer: lines for a person or one JSON object, and options of one name.
 
 Invariant: with ``--json`` the last line on standard output is one JSON object, also after a mistake.
 """
@@ -6,15 +6,12 @@ Invariant: with ``--json`` the last line on standard output is one JSON object, 
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fedretrain.errors import FedretrainError
+from .errors import FedretrainError
 
-DEFAULT_FOLDER = Path("federation")
-Folder = Annotated[Path, typer.Option("--folder", help="The federation's folder, as made by 'server init'.")]
 Json = Annotated[bool, typer.Option("--json", help="End with one JSON object on standard output.")]
 
 
