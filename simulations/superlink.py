@@ -65,9 +65,9 @@ class SuperLink:
         scripts = Path(sysconfig.get_path("scripts"))
         self._flwr = str(scripts / "flwr")
         self._environment = {
-            "FLWR_HOME": str(self._home),
             **environment(),
             **_SETTINGS,
+            "FLWR_HOME": str(self._home),  # after what is inherited: a researcher may have one set
             "PATH": os.pathsep.join([str(scripts), os.environ.get("PATH", os.defpath)]),
         }
         if len(str(home)) <= _SHORT:

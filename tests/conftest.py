@@ -6,12 +6,22 @@ Whoever starts the tests in the background may have told them to ignore Ctrl-C, 
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """No test leaves its environment to the next: a command run in this process sets what its children are to have."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

@@ -57,7 +57,10 @@ def test_a_run_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuperLink]:
-    with SuperLink(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("logs") / "log") as link:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLWR_HOME", "/nowhere")  # a researcher's own, which is not to be used
+        link = SuperLink(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("logs") / "log")
+    with link:
         yield link
 
 
