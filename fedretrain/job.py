@@ -112,7 +112,10 @@ class ContractSection(Section):
 class SimulationSection(Section):
     """Where a simulation finds its sites; a deployment ignores it."""
 
-    sites: str = Field(description="pattern of one file per site; the file name without suffix is the site's name")
+    sites: str = Field(
+        description="pattern of one npz file per site, named after it; or a folder that `fedretrain partition` wrote"
+    )
+    first: int | None = Field(None, ge=1, description="only so many sites, the first by name; default: all")
 
 
 class Job(Section):
