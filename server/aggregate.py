@@ -31,7 +31,7 @@ from fedretrain.contract import Contract, VariableSpec, keys
 from fedretrain.errors import RejectedUpdate, RunFailed
 from fedretrain.job import Job
 from strategies import make
-from strategies.base import Arrays, CoordinateWise, Strategy, Streaming, numpy_dtype
+from strategies.base import Arrays, CoordinateWise, State, Strategy, Streaming, numpy_dtype
 
 from .checkpoint import Checkpoint
 from .spool import Spool
@@ -75,6 +75,8 @@ class Collector:
         self.spool = spool
         self._streaming = streaming
         self._at_once = at_once
+        self._specs = tuple(specs)
+        self._total_weight = total_weight
         self._state = streaming.init(specs, total_weight) if streaming else None
 
     def add(self, site: str, update: Arrays, examples: int) -> None:
@@ -88,6 +90,27 @@ class Collector:
         """An update that was added and was not final counts; raises as ``add``."""
         if self._streaming:
             self._state = self._streaming.fold(self._state, self.spool.arrays(site), examples)
+
+    @property
+    def folds(self) -> bool:
+        """Whether every update is folded as it is added, so that others may fold into ``empty`` states."""
+        return self._streaming is not None and self._at_once
+
+    def empty(self) -> tuple[Streaming, State]:
+        """The aggregation, and a state without updates for someone else to fold into.
+
+        Raises:
+            RunFailed: Updates are not folded on arrival, see ``folds``.
+        """
+        if self._streaming is None or not self._at_once:
+            raise RunFailed("aggregation: updates are not folded on arrival")
+        return self._streaming, self._streaming.init(self._specs, self._total_weight)
+
+    def merge(self, state: State) -> None:
+        """Add what was folded into a state from ``empty``; raises RunFailed where it is not of this round."""
+        if self._streaming is None:
+            raise RunFailed("aggregation: updates are not folded on arrival")
+        self._state = self._streaming.merge(self._state, state)
 
     def mean(self) -> Arrays:
         """What was folded; raises RunFailed where that is nothing."""

@@ -63,10 +63,22 @@ class Streaming(Protocol):
         ...
 
     def fold(self, state: State, update: Arrays, weight: int) -> State:
-        """The state with one more update; the one passed in must not be used again.
+        """The state with one more update; the one passed in must not be used again, nor the update written to.
 
         Raises:
             RejectedUpdate: The update cannot be folded; the state passed in is as it was and stays usable.
+        """
+        ...
+
+    def settle(self, state: State) -> State:
+        """The same state with no update waiting to be added: what another process is sent, or a checkpoint holds."""
+        ...
+
+    def merge(self, state: State, other: State) -> State:
+        """The state with everything that was folded into another one; neither must be used again.
+
+        Raises:
+            RunFailed: The two were not begun with the same specs and total weight, or weigh more than it together.
         """
         ...
 

@@ -80,6 +80,25 @@ class WeightedMean:
             _accumulate(total.reshape(-1), values.reshape(-1), math.ldexp(float(weight), exponent))
         return dataclasses.replace(state, weight=state.weight + weight)
 
+    def settle(self, state: MeanState) -> MeanState:
+        """``state``: nothing waits."""
+        return state
+
+    def merge(self, state: MeanState, other: MeanState) -> MeanState:
+        """Add another state's sums and weight; integer sums, so that how updates were grouped cannot matter.
+
+        Raises:
+            RunFailed: Begun with other specs or another total weight, or more weight than that together.
+        """
+        if (other.specs, other.total) != (state.specs, state.total) or state.weight + other.weight > state.total:
+            raise RunFailed(
+                f"aggregation: expected sums of the same variables for up to {state.total - state.weight} more "
+                f"examples, got {len(other.specs)} arrays for {other.weight} of {other.total}"
+            )
+        for total, more in zip(state.sums, other.sums, strict=True):
+            np.add(total, more, out=total)
+        return dataclasses.replace(state, weight=state.weight + other.weight)
+
     def finish(self, state: MeanState) -> Arrays:
         """The mean, in shape and dtype of the specs.
 

@@ -126,6 +126,30 @@ def test_what_does_not_fit_is_refused_by_code(update: Arrays, weight: int, code:
     assert refused.value.code == code
 
 
+@given(rounds(), st.integers(0, 2**8 - 1))
+def test_sums_made_apart_and_merged_have_the_same_bits(
+    case: tuple[str, str, list[list[float]], list[int]], split: int
+) -> None:
+    """However the replies are dealt to two states, merging them is folding all of them into one."""
+    dtype, rule, values, counts = case
+    replies = [([np.array(v, dtype)], w) for v, w in zip(values, counts, strict=True)]
+    specs, total = [spec(3, dtype, rule)], sum(counts)
+    states = [MEAN.init(specs, total), MEAN.init(specs, total)]
+    for i, (update, weight) in enumerate(replies):
+        side = split >> i & 1
+        states[side] = MEAN.fold(states[side], update, weight)
+    merged = MEAN.finish(MEAN.merge(states[0], states[1]))
+    assert merged[0].tobytes() == mean(specs, replies)[0].tobytes()
+
+
+def test_sums_of_another_round_are_not_merged() -> None:
+    """Another scale, other variables, or more weight than was declared would be a wrong mean."""
+    one = MEAN.fold(MEAN.init([spec(1)], 10), [np.float32([1])], 6)
+    for other in (MEAN.init([spec(1)], 11), MEAN.init([spec(2)], 10), one):
+        with pytest.raises(RunFailed, match="expected sums of the same variables for up to 4 more examples"):
+            MEAN.merge(one, other)
+
+
 def test_nothing_folded_is_no_mean() -> None:
     """A round without an admitted update fails and does not divide by zero."""
     with pytest.raises(RunFailed, match="at least one admitted update"):
