@@ -100,6 +100,27 @@ class HoldoutSection(Section):
         return data
 
 
+class MonitorSection(Section):
+    """Data that the global model is measured on while the run goes on; they decide about no release."""
+
+    path: Path = Field(description=".npz file as a holdout's, and not one of the holdouts")
+    metric: Literal["accuracy", "auc", "loss"] | None = Field(None, description="default: from the job's metrics")
+    output: str | None = Field(None, description="which output is measured, where the model has several")
+    every: int = Field(1, ge=1, description="rounds from one measurement to the next; the last round always has one")
+    stop_at: float | None = Field(None, description="value of the metric that is enough: the run then ends early")
+
+    @property
+    def as_holdout(self) -> HoldoutSection:
+        """What it shares with a holdout, under the name "monitor"."""
+        return HoldoutSection(name="monitor", path=self.path, metric=self.metric, output=self.output)
+
+    def reached(self, metric: str, value: float) -> bool:
+        """Whether a value of the metric is enough; a loss is the better the smaller it is."""
+        if self.stop_at is None:
+            return False
+        return value <= self.stop_at if metric == "loss" else value >= self.stop_at
+
+
 class ContractSection(Section):
     """What the model file itself cannot say about the data."""
 
@@ -126,6 +147,7 @@ class Job(Section):
     strategy: NamedConfig = NamedConfig(name="fedavg")
     participation: ParticipationSection = ParticipationSection()
     holdout: tuple[HoldoutSection, ...] = Field(min_length=1)
+    monitor: MonitorSection | None = None
     contract: ContractSection = ContractSection()
     simulation: SimulationSection | None = None
 
@@ -143,6 +165,10 @@ class Job(Section):
         dump = self.model_dump(mode="json", exclude={"simulation": True, "model": {"path"}})
         for holdout in dump["holdout"]:
             del holdout["path"]
+        if dump["monitor"] is None:
+            del dump["monitor"]
+        else:
+            del dump["monitor"]["path"]
         return json_digest(dump)
 
 
@@ -163,11 +189,13 @@ def parse_job(raw: dict[str, Any], path: Path) -> Job:
         update={
             "model": job.model.model_copy(update={"path": folder / job.model.path}),
             "holdout": tuple(h.model_copy(update={"path": folder / h.path}) for h in job.holdout),
+            "monitor": job.monitor and job.monitor.model_copy(update={"path": folder / job.monitor.path}),
             "simulation": job.simulation
             and job.simulation.model_copy(update={"sites": str(Path(glob.escape(str(folder))) / job.simulation.sites)}),
         }
     )
     named = {"model.path": job.model.path} | {f"holdout.{h.name}.path": h.path for h in job.holdout}
+    named |= {"monitor.path": job.monitor.path} if job.monitor else {}
     for key, file in named.items():
         if not file.exists():
             raise ConfigurationError(f"{path}: {key}: expected an existing file, got {file}")

@@ -13,7 +13,7 @@ Invariants:
 The result, ``fedretrain.result/1``, is a JSON object::
 
     {"format", "run_id", "outcome": "released" | "rejected", "release": id | null, "parent": id | null,
-     "rounds": [...], "gate": {...},
+     "rounds": [...], "monitor": [{"round", "loss", "metrics", "seconds"}], "gate": {...},
      "bytes": {"down", "up", "base", "total", "whole_model_total", "ratio"},
      "seconds": {"total", "open", "prepare", "rounds", "gate", "release"}}     release: with its delivery
 
