@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from fedretrain.contract import Contract, VariableSpec, keys
 from fedretrain.derive import derive_contract
 from fedretrain.errors import ConfigurationError
-from fedretrain.job import Job, TrainSection, site_files
+from fedretrain.job import Job, TrainSection
 from fedretrain.modelfile import BaseModel, load_base
 from fedretrain.settings import resolve_train
+from fedretrain.simsites import simulated_sites
 
 
 @dataclass(frozen=True)
@@ -64,5 +65,5 @@ def _expected(job: Job, members: Iterable[str] | None) -> tuple[tuple[str, ...],
     if members is not None:
         return tuple(sorted(members)), "the number of the federation's active members (admit more, or ask for fewer)"
     if job.simulation is not None:
-        return tuple(site_files(job)), "the number of site files"
+        return tuple(simulated_sites(job)), "the number of simulated sites"
     return (), ""

@@ -113,7 +113,7 @@ def test_more_sites_asked_for_than_there_are(job: Path, tmp_path: Path) -> None:
     text = job.read_text().replace("[participation]", "[participation]\nmin_sites = 3")
     text = text.replace('path = "', f'path = "{job.parent}/') + f'[simulation]\nsites = "{tmp_path}/s*.npz"\n'
     (tmp_path / "job.toml").write_text(text)
-    with pytest.raises(ConfigurationError, match="min_sites: expected at most 1, the number of site files, got 3"):
+    with pytest.raises(ConfigurationError, match="min_sites: expected at most 1, the number of simulated sites, got 3"):
         start(tmp_path / "job.toml", tmp_path / "out")
 
 
