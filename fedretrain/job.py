@@ -82,6 +82,30 @@ class ParticipationSection(Section):
     max_update_norm: float | None = Field(None, gt=0, description="L2 bound on an update; default: from other sites")
 
 
+class MessagesSection(Section):
+    """How updates travel."""
+
+    codec: NamedConfig = Field(
+        NamedConfig(name="float32"), description="float32, float16, int8 or topk; with settings as { name = ... }"
+    )
+
+    @field_validator("codec", mode="before")
+    @classmethod
+    def _by_name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("codec")
+    @classmethod
+    def _one_of_ours(cls, value: NamedConfig) -> NamedConfig:
+        from .codecs import make_codec
+
+        try:
+            make_codec(value)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+
 class HoldoutSection(Section):
     """A central holdout and what the candidate must achieve on it."""
 
@@ -146,6 +170,7 @@ class Job(Section):
     train: TrainSection = TrainSection()
     strategy: NamedConfig = NamedConfig(name="fedavg")
     participation: ParticipationSection = ParticipationSection()
+    messages: MessagesSection = MessagesSection()
     holdout: tuple[HoldoutSection, ...] = Field(min_length=1)
     monitor: MonitorSection | None = None
     contract: ContractSection = ContractSection()

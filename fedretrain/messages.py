@@ -8,8 +8,9 @@ request and every reply has these records::
                ``query.release``: uint8 [bytes] by file name
     "metrics"  MetricRecord, replies to train only: "num-examples" and the site's claims, numbers only
 
-An update is a difference, site minus global, float32 as the variable is; frozen variables are in no message but
-``query.base``, which a site receives once. In a deployment every message is signed (``fedretrain.seal``); replies are
+An update is a difference, site minus global, in the form of the codec that the run's prepare request names
+(``fedretrain.codecs``); global values travel as they are. Frozen variables are in no message but ``query.base``, which
+a site receives once. In a deployment every message is signed (``fedretrain.seal``); replies are
 decoded by ``server.admission`` alone, never by the helpers here.
 """
 
@@ -41,8 +42,9 @@ class PrepareRequest(_Body):
     """Asks a site whether its data fit.
 
     ``architecture`` is the base model's JSON config (``fedretrain.architecture``), ``freeze`` the job's patterns, and
-    ``train`` is resolved: optimizer, loss and metrics are all given. The site keeps the request under the run's id
-    and looks it up there when it is asked to train.
+    ``train`` is resolved: optimizer, loss and metrics are all given, and ``codec`` is how updates travel
+    (``fedretrain.codecs``). The site keeps the request under the run's id and looks it up there when it is asked to
+    train.
     """
 
     kind: Literal["prepare"] = "prepare"
@@ -52,6 +54,7 @@ class PrepareRequest(_Body):
     freeze: tuple[str, ...] = ()
     train: TrainSection
     strategy: NamedConfig
+    codec: NamedConfig = NamedConfig(name="float32")
 
 
 class PrepareReply(_Body):
@@ -94,7 +97,10 @@ class TrainRequest(_Body):
 
 
 class TrainReply(_Body):
-    """What the update belongs to; the numbers are in the metrics record, the arrays are the update."""
+    """What the update belongs to; the numbers are in the metrics record, the arrays are the update.
+
+    ``update_digest`` is the weights digest of the arrays as they travel, coded: it is compared with what arrived.
+    """
 
     kind: Literal["train"] = "train"
     run: str
