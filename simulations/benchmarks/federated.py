@@ -59,7 +59,7 @@ Event = dict[str, Any]
 def measure(folder: Path, megabytes: float, sites: int, rounds: int, idle_s: float) -> Costs:
     """Run a federation and measure it; arguments and errors as ``plain.measure``."""
     names = [f"site-{i}" for i in range(sites)]
-    work = _Work(folder)
+    work = Work(folder)
     work.write_files(names, megabytes, rounds)
     with work.processes(names) as (server, nodes):
         work.call("server", "retrain", "job.toml", "--run-id", _RUN)
@@ -141,8 +141,10 @@ def _parts(start: float, reply: Event, end: float, calls: Sequence[Call]) -> dic
     }
 
 
-class _Work:
+class Work:
     """One folder with a federation, its sites and a job."""
+
+    run = _RUN
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -162,10 +164,10 @@ class _Work:
         if done.returncode:
             raise MachineError(f"fedretrain {' '.join(arguments)}: {done.stderr.decode(errors='replace').strip()}")
 
-    def write_files(self, names: Sequence[str], megabytes: float, rounds: int) -> None:
-        """Federation, homes, data, model and job."""
-        make = [sys.executable, "-P", "-m", __name__, str(self.folder), str(megabytes), *names]
-        subprocess.run(make, env=self._environment, check=True, stderr=subprocess.DEVNULL)
+    def write_files(self, names: Sequence[str], megabytes: float, rounds: int, make: str = __name__) -> None:
+        """Federation, homes, data, model and job; ``make`` is a module that makes model and data when asked to."""
+        command = [sys.executable, "-P", "-m", make, "make", str(self.folder), str(megabytes), *names]
+        subprocess.run(command, env=self._environment, check=True, stderr=subprocess.DEVNULL)
         job = _JOB.format(rounds=rounds, examples=EXAMPLES, sites=len(names))
         (self.folder / "job.toml").write_text(job, encoding="utf-8")
         self.call("server", "init", "--name", "benchmark", "--address", self._address, "--listen", self._address)
@@ -239,4 +241,4 @@ def _make(folder: Path, megabytes: float, names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    _make(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])
+    _make(Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4:])

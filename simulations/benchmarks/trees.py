@@ -40,6 +40,11 @@ class Tree:
             )
 
     @property
+    def pid(self) -> int:
+        """Of the process above all of them."""
+        return self._root.pid
+
+    @property
     def alive(self) -> bool:
         """Whether the command runs."""
         return self._root.poll() is None
