@@ -94,7 +94,7 @@ def admit_prepare(content: RecordDict, run: str, contract: str, site: str | None
     """
     body = _body(content)
     if isinstance(body, Declined):
-        return _declined(body, run, site)
+        return admit_declined(body, run, site)
     if not isinstance(body, PrepareReply) or set(content) != {"body"}:
         malformed("expected the answer to a prepare request alone")
     _belongs(body.run, run, body.site, site)
@@ -110,7 +110,7 @@ def admit_base(content: RecordDict, run: str, site: str, base: str) -> BaseReply
     """The receipt for the base model; raises RejectedUpdate where it is not one or names another model."""
     body = _body(content)
     if isinstance(body, Declined):
-        return _declined(body, run, site)
+        return admit_declined(body, run, site)
     if not isinstance(body, BaseReply) or set(content) != {"body"}:
         malformed("expected the receipt for the base model alone")
     _belongs(body.run, run, body.site, site)
@@ -124,7 +124,7 @@ def admit_release(content: RecordDict, run: str, site: str) -> ReleaseReply | De
     """What a site says of its releases; raises RejectedUpdate where it is not that, or holds no ids."""
     body = _body(content)
     if isinstance(body, Declined):
-        return _declined(body, run, site)
+        return admit_declined(body, run, site)
     if not isinstance(body, ReleaseReply) or set(content) != {"body"}:
         malformed("expected the answer to a release request alone")
     _belongs(body.run, run, body.site, site)
@@ -148,13 +148,13 @@ def admit_train(content: RecordDict, site: str, declared: int, expected: Expecte
     """
     body = _body(content)
     if isinstance(body, Declined):
-        return _declined(body, expected.run, site)
+        return admit_declined(body, expected.run, site)
     if not isinstance(body, TrainReply):
         malformed("expected the answer to a train request")
     _check_train_body(body, site, expected)
     examples, claims, flags = _metrics(content, declared)
     arrays = _arrays(content, expected.variables)
-    norm = _finite_norm(arrays, expected.variables)
+    norm = finite_norm(arrays, expected.variables)
     if weights_digest(arrays) != body.update_digest:
         malformed("the arrays do not have the update digest that the reply names")
     return Update(site, arrays, examples, norm, claims, flags)
@@ -199,7 +199,7 @@ def _body(content: RecordDict) -> Reply:
     return body
 
 
-def _declined(body: Declined, run: str, site: str | None = None) -> Declined:
+def admit_declined(body: Declined, run: str, site: str | None = None) -> Declined:
     """A refusal with a known code and texts that are safe to show. It may come from one that knows no run or name."""
     _belongs(body.run or run, run, body.site, site if body.site else None)
     if body.code not in DataMismatch.CODES | DeclinedRequest.CODES:
@@ -229,7 +229,16 @@ def _metrics(content: RecordDict, declared: int) -> tuple[int, dict[str, float],
     found = record(content, "metrics", MetricRecord)
     if found is None:
         raise RejectedUpdate("metrics", "expected a metrics record, got none")
-    claims = dict(found)
+    return counted(dict(found), declared)
+
+
+def counted(metrics: Mapping[str, Any], declared: int) -> tuple[int, dict[str, float], tuple[str, ...]]:
+    """Example count, claims and flags of a reply's metrics, for a site that declared so many examples.
+
+    Raises:
+        RejectedUpdate: ``metrics`` or ``examples``.
+    """
+    claims = dict(metrics)
     if "num-examples" not in claims:
         raise RejectedUpdate("metrics", "expected num-examples among the metrics")
     examples: Any = claims.pop("num-examples")
@@ -259,7 +268,8 @@ def _arrays(content: RecordDict, variables: Mapping[str, VariableSpec]) -> list[
     return [view(key, found[key], spec) for key, spec in variables.items()]
 
 
-def _finite_norm(arrays: Sequence[NDArray[Any]], variables: Mapping[str, VariableSpec]) -> float:
+def finite_norm(arrays: Sequence[NDArray[Any]], variables: Mapping[str, VariableSpec]) -> float:
+    """The L2 norm of an update; raises RejectedUpdate ``not-finite``."""
     squares = [sum_of_squares(a) for a in arrays]
     for key, value in zip(variables, squares, strict=True):
         if not math.isfinite(value):
