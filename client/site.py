@@ -41,7 +41,7 @@ from .incoming import all_arrays, changing_arrays
 from .policy import Policy, check_examples
 from .sampling import split
 from .store import SiteStore
-from .trainer import Order, Trainer
+from .trainer import Order, Result, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class Site:
         self._allow_modules = tuple(allow_modules)
         self._policy = policy
         self._data: tuple[str, Dataset] | None = None
+        self._contract: Contract | None = None  # the object the data were last asked for with: no digest to compare
 
     def handle(self, message_type: str, content: RecordDict) -> RecordDict:
         """The answer to one request, whatever is in it; see ``fedretrain.messages`` for both."""
@@ -87,12 +88,21 @@ class Site:
             if isinstance(body, BaseRequest):
                 return self._keep_base(body, content)
             return self._train(body, content)
-        except (DataMismatch, DeclinedRequest) as refusal:
-            log.warning("site %s, run %s, %s: declined: %s", self.name, run, message_type, refusal)
-            return self._declined(run, refusal.code, refusal.where, refusal.expected)
         except Exception as error:  # noqa: BLE001 - this is the boundary: whatever happens here must become an answer
-            log_without_text(f"site {self.name}, run {run}, {message_type}", error)
-            return self._declined(run, "site-failure", "", "see the site's log")
+            return pack(self._declined(run, message_type, error))
+
+    def update(self, request: PrepareRequest, round_: int, received: list[NDArray[Any]]) -> Result | Declined:
+        """What ``handle`` makes of a train request, without the records it would travel in; never raises.
+
+        Args:
+            request: What this site was asked to prepare; the same object for as long as nothing changed.
+            round_: The round.
+            received: The global values of the variables that travel, in the order of ``contract.changing``.
+        """
+        try:
+            return self._update(request, round_, received)
+        except Exception as error:  # noqa: BLE001 - as in ``handle``
+            return self._declined(request.run, TRAIN, error)
 
     def _prepare(self, request: PrepareRequest) -> RecordDict:
         contract = request.contract
@@ -127,13 +137,7 @@ class Site:
         received = changing_arrays(content, contract)
         if weights_digest(received) != body.globals_digest:
             raise DeclinedRequest("request-invalid", "arrays", "arrays with the digest that the request names")
-        seconds = self._policy.max_seconds if self._policy else None
-        order = Order(request, self.name, body.round, self._allow_modules, seconds)
-        data = self._examples(request)
-        started = time.monotonic()
-        result = self._trainer.train(order, lambda: self._base(contract), received, data)
-        if seconds is not None and time.monotonic() - started > seconds:  # a backend may not look at the order's limit
-            raise DeclinedRequest("policy", "max_seconds", f"at most {seconds:g} seconds of training in a round")
+        result = self._update(request, body.round, received)
         reply = TrainReply(
             run=body.run,
             round=body.round,
@@ -144,6 +148,16 @@ class Site:
         )
         update = dict(zip(keys(contract.changing), result.update, strict=True))
         return pack(reply, update, {**result.metrics, "num-examples": result.examples})
+
+    def _update(self, request: PrepareRequest, round_: int, received: list[NDArray[Any]]) -> Result:
+        seconds = self._policy.max_seconds if self._policy else None
+        order = Order(request, self.name, round_, self._allow_modules, seconds)
+        data = self._examples(request)
+        started = time.monotonic()
+        result = self._trainer.train(order, lambda: self._base(request.contract), received, data)
+        if seconds is not None and time.monotonic() - started > seconds:  # a backend may not look at the order's limit
+            raise DeclinedRequest("policy", "max_seconds", f"at most {seconds:g} seconds of training in a round")
+        return result
 
     def _prepared(self, run: str) -> PrepareRequest:
         request = self._store.run(run)
@@ -168,11 +182,13 @@ class Site:
     def _examples(self, request: PrepareRequest, *, fresh: bool = False) -> Dataset:
         """The site's data, checked; in memory from the last request unless ``fresh`` asks for reading them again."""
         contract = request.contract
-        if fresh or self._data is None or self._data[0] != contract.digest:
+        known = contract is self._contract or (self._data is not None and self._data[0] == contract.digest)
+        if fresh or self._data is None or not known:
             self._data = None
             data = self._read(contract)
             check_dataset(data, contract)
             self._data = (contract.digest, as_arrays(data, contract))
+        self._contract = contract
         if self._policy is not None:
             check_examples(self._policy, request, self.name, len(self._data[1]))
         return self._data[1]
@@ -185,8 +201,14 @@ class Site:
                 raise
             raise DataMismatch(mismatch.code, "the site's data file", mismatch.expected) from None  # not its name
 
-    def _declined(self, run: str, code: str, where: str, expected: str) -> RecordDict:
-        return pack(Declined(run=run, site=self.name, code=code, where=where, expected=expected))
+    def _declined(self, run: str, doing: str, error: Exception) -> Declined:
+        """The refusal that an error becomes, and a line in the log."""
+        if isinstance(error, DataMismatch | DeclinedRequest):
+            log.warning("site %s, run %s, %s: declined: %s", self.name, run, doing, error)
+            where, expected = error.where, error.expected
+            return Declined(run=run, site=self.name, code=error.code, where=where, expected=expected)
+        log_without_text(f"site {self.name}, run {run}, {doing}", error)
+        return Declined(run=run, site=self.name, code="site-failure", expected="see the site's log")
 
 
 def _body(message_type: str, content: RecordDict) -> PrepareRequest | BaseRequest | TrainRequest:
