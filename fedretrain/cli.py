@@ -43,6 +43,7 @@ class Mount:
 
 MOUNTS = {
     "simulate": Mount("simulations.cli", "Run a job, or the built-in demo, on this machine."),
+    "partition": Mount("simulations.cli_partition", "Divide a file of examples among simulated sites."),
     "server": Mount("server.cli", "Operate the aggregation server."),
     "client": Mount("client.cli", "Take part as a site."),
 }

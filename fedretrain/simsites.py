@@ -12,8 +12,10 @@ Invariants:
 
 Format ``fedretrain.sites/1``, a folder of rows ordered by site::
 
-    sites.json      {"format", "names": [site, ...], "offsets": [0, ..., rows], "preprocessing": text | null}
-                    the i-th site has the rows from offsets[i] up to but not including offsets[i + 1]
+    sites.json      {"format", "names": [site, ...], "offsets": [0, ..., rows], "preprocessing": text | null,
+                     "made": {...}}
+                    the i-th site has the rows from offsets[i] up to but not including offsets[i + 1];
+                    made says how the rows were divided, for a person who wonders
     x.npy, y.npy    [rows, ...], and what else ``fedretrain.dataset`` knows: x.<input>.npy, sample_weight.npy
 """
 
@@ -31,6 +33,7 @@ from pydantic import Field, ValidationError, model_validator
 from . import atomic
 from .contract import Contract
 from .dataset import Dataset, from_arrays, load_npz
+from .digest import canonical_json
 from .errors import ConfigurationError, DataMismatch
 from .job import Job, Name, site_files
 from .tomlfile import Section, said
@@ -48,6 +51,7 @@ class _Index(Section):
     names: tuple[Name, ...] = Field(min_length=1)
     offsets: tuple[int, ...]
     preprocessing: str | None = None
+    made: dict[str, str | int | float] = Field({})
 
     @model_validator(mode="after")
     def _rows_of_every_site(self) -> "_Index":
@@ -128,7 +132,11 @@ def simulated_sites(job: Job) -> dict[str, SiteSource]:
 
 
 def write_sites(
-    folder: Path, arrays: Mapping[str, Array], rows: Mapping[str, Array], preprocessing: str | None
+    folder: Path,
+    arrays: Mapping[str, Array],
+    rows: Mapping[str, Array],
+    preprocessing: str | None = None,
+    made: Mapping[str, str | int | float] | None = None,
 ) -> None:
     """Write a folder of rows. Its index comes last: a folder with an index is complete.
 
@@ -137,6 +145,7 @@ def write_sites(
         arrays: By the names they have in an npz file, each [n, ...].
         rows: The positions of each site's rows in ``arrays``, by the site's name.
         preprocessing: How raw data became these arrays, or None.
+        made: How the rows were divided.
 
     Raises:
         ConfigurationError: The names are no names for sites, or there is a partition in the folder already.
@@ -144,7 +153,8 @@ def write_sites(
     """
     names = sorted(rows)
     offsets = [0, *itertools.accumulate(len(rows[name]) for name in names)]
-    index = _checked({"format": FORMAT, "names": names, "offsets": offsets, "preprocessing": preprocessing}, folder)
+    raw = {"format": FORMAT, "names": names, "offsets": offsets, "preprocessing": preprocessing, "made": made or {}}
+    index = _checked(canonical_json(raw), folder)
     atomic.make_folder(folder)
     if (folder / INDEX).exists():
         raise ConfigurationError(f"{folder}: there is a partition already; choose another folder or remove this one")
@@ -169,11 +179,9 @@ def _in_folder(folder: Path) -> dict[str, SiteSource]:
     return dict(sorted(sources.items()))
 
 
-def _checked(content: bytes | dict[str, Any], path: Path) -> _Index:
+def _checked(content: bytes, path: Path) -> _Index:
     try:
-        if isinstance(content, bytes):
-            return _Index.model_validate_json(content)
-        return _Index.model_validate(content | {k: tuple(content[k]) for k in ("names", "offsets")})
+        return _Index.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
