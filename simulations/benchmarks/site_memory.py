@@ -1,4 +1,4 @@
-"""What a large model takes of a site's memory: the most that trainer, executor and SuperNode held, in a real federation.
+"""What a large model takes of a site: the most memory that trainer, executor and SuperNode held, in a real federation.
 
 Use::
 
@@ -121,7 +121,7 @@ def _until(work: Work, event: str, count: int, watch: Watch) -> None:
 def _table(phase: str, megabytes: float, small: dict[str, Peak], large: dict[str, Peak]) -> Table:
     size = megabytes * 2**20
     table = Table(
-        f"site-memory-{phase.split()[0]}",
+        "site-memory-" + phase.partition(" ")[0],
         f"A site with a model of {megabytes:g} MiB, {phase}: the most each process held, MiB",
         ("", "resident", "of it private", "copies of the model, resident", "private"),
         baseline=f"the same process with a model of {_SMALL_MB:g} MiB",
