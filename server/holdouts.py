@@ -44,16 +44,18 @@ def load_holdouts(
         ConfigurationError: A file that cannot be read or does not fit the contract, or a metric or output that does
             not fit the model; names the holdout, the file and what was expected.
     """
-    loaded = []
-    for section in job.holdout:
-        choose_measure(section, contract, train or job.train)
-        try:
-            data = load_npz(section.path, contract)
-            check_dataset(data, contract)
-        except DataMismatch as error:
-            raise ConfigurationError(f"holdout '{section.name}': {section.path}: {error}") from None
-        loaded.append((section, as_arrays(data, contract)))
-    return loaded
+    return [(section, load_holdout(section, contract, train or job.train)) for section in job.holdout]
+
+
+def load_holdout(section: HoldoutSection, contract: Contract, train: TrainSection) -> Dataset:
+    """One holdout, as ``load_holdouts``."""
+    choose_measure(section, contract, train)
+    try:
+        data = load_npz(section.path, contract)
+        check_dataset(data, contract)
+    except DataMismatch as error:
+        raise ConfigurationError(f"holdout '{section.name}': {section.path}: {error}") from None
+    return as_arrays(data, contract)
 
 
 def holdout_digest(data: Dataset) -> str:

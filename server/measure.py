@@ -29,6 +29,10 @@ Scorer = Callable[[Arrays, Arrays], NDArray[Any]]
 _ACCURACY = {"accuracy", "acc", "binaryaccuracy", "categoricalaccuracy", "sparsecategoricalaccuracy"}
 
 
+class NotByExample(ConfigurationError):
+    """The job's loss is of whole batches, and has no value for a single example."""
+
+
 @dataclass(frozen=True)
 class Measure:
     """The metric, and the outputs it is taken of by position in the contract; several only for "loss"."""
@@ -163,7 +167,7 @@ def _loss_by_example(config: NamedConfig) -> Callable[[NDArray[Any], NDArray[Any
     def by_example(labels: NDArray[Any], prediction: NDArray[Any]) -> NDArray[Any]:
         values = np.asarray(loss(labels, prediction), dtype=np.float64)
         if values.shape[:1] != prediction.shape[:1]:
-            raise ConfigurationError(
+            raise NotByExample(
                 f"train.loss: '{config.name}' has no value for a single example, so it cannot compare two models on "
                 'the same examples; expected metric = "accuracy" or "auc" at the holdouts'
             )

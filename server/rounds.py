@@ -35,6 +35,7 @@ from .events import EventLog
 from .exchange import Question, exchange
 from .intake import Bounds, Intake
 from .messenger import PLAIN, Messenger
+from .monitor import Monitor
 from .norms import l2_norm
 from .plan import Plan
 from .prepare import Site
@@ -63,25 +64,35 @@ class Rounds:
         folder: Where checkpoints and waiting updates lie.
         emit: Takes the events.
         messenger: How messages go out and come back.
+        monitor: Measures the model after a round while the next one trains.
 
     Raises:
         ConfigurationError: The strategy's name or settings are wrong, or the run began with another model or data.
     """
 
-    def __init__(self, plan: Plan, grid: Grid, folder: RunFolder, emit: EventLog, messenger: Messenger = PLAIN) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - each is another part of a run
+        self,
+        plan: Plan,
+        grid: Grid,
+        folder: RunFolder,
+        emit: EventLog,
+        messenger: Messenger = PLAIN,
+        monitor: Monitor | None = None,
+    ) -> None:
         self._plan = plan
         self._grid = grid
         self._folder = folder
         self._emit = emit
         self._method = make_method(plan.job, plan.contract)
         self._messenger = messenger
+        self._monitor = monitor or Monitor()
         self._attendance = Attendance(plan, grid, emit, messenger)
         self._forgetful: set[int] = set()
         self._traffic = Traffic()
         self.prepare_seconds = 0.0
 
     def run(self) -> Checkpoint:
-        """From where the run stands to the state after its last round.
+        """From where the run stands to the state after its last round, or after the one that reached the target.
 
         Raises:
             RunFailed: Too few sites, or too many rounds in a row that could not be completed. The state is kept.
@@ -98,10 +109,14 @@ class Rounds:
             changing_bytes=contract.changing_nbytes,
             model_bytes=contract.nbytes,
         )
-        if state.round < self._plan.train.rounds:
+        enough = self._monitor.look(state.round, state.params)
+        if state.round < self._plan.train.rounds and not enough:
             self._gather()
-        while state.round < self._plan.train.rounds:
-            state = self._next(state)
+        while state.round < self._plan.train.rounds and not enough:
+            advanced = self._next(state)
+            enough = advanced is None
+            state = advanced or state
+        self._monitor.settle()
         return state
 
     def _begin(self) -> Checkpoint:
@@ -132,8 +147,8 @@ class Rounds:
         finally:
             self.prepare_seconds = time.monotonic() - start
 
-    def _next(self, state: Checkpoint) -> Checkpoint:
-        """The state after one more round, tried again where it had to be abandoned."""
+    def _next(self, state: Checkpoint) -> Checkpoint | None:
+        """The state after one more round, tried again where it had to be abandoned; None where none is needed."""
         number = state.round + 1
         reason = ""
         for attempt in range(ABANDONED_IN_A_ROW):
@@ -143,13 +158,15 @@ class Rounds:
                 reason = str(failed)
                 self._method.restore(state.server)
                 self._emit("round-abandoned", round=number, reason=reason)
+                if self._monitor.settle():
+                    return None
         raise RunFailed(
             f"round {number}: abandoned {ABANDONED_IN_A_ROW} times in a row, the last time because {reason}; "
             f"the state after round {state.round} is kept and the run can be resumed"
         )
 
-    def _round(self, state: Checkpoint, number: int, attempt: int) -> Checkpoint:
-        """One round; raises RunFailed where it has to be abandoned."""
+    def _round(self, state: Checkpoint, number: int, attempt: int) -> Checkpoint | None:
+        """One round, None where the one before turns out to be enough; raises RunFailed where it is abandoned."""
         start = time.monotonic()
         sites = self._attendance.next_round(self._forgetful)
         self._forgetful = set()
@@ -160,6 +177,8 @@ class Rounds:
             intake = self._ask(state, number, asked, spool)
             memory, params = self._combine(intake, state)
         crash_point("aggregated")
+        if self._monitor.settle():
+            return None
         record = self._record(intake, number, asked, time.monotonic() - start)
         norms = tuple(intake.admitted[name].norm for name in sorted(intake.admitted))
         advanced = Checkpoint(state.run, state.contract, number, params, memory, norms, (*state.history, record))
@@ -168,6 +187,7 @@ class Rounds:
         self._traffic = Traffic()
         self._emit("checkpoint", round=number)
         self._emit("round-finished", **record)
+        self._monitor.look(number, params)
         return advanced
 
     def _choose(self, sites: Mapping[str, Site], state: Checkpoint, number: int, attempt: int) -> list[Site]:
@@ -184,7 +204,8 @@ class Rounds:
     def _ask(self, state: Checkpoint, number: int, asked: Sequence[Site], spool: Spool) -> Intake:
         """Send the global values to the sites and take their replies until all are in or the deadline has passed."""
         contract, participation = self._plan.contract, self._plan.job.participation
-        expected = Expected(self._plan.run, number, contract.digest, weights_digest(state.params), self._plan.variables)
+        plan, digest = self._plan, weights_digest(state.params)
+        expected = Expected(plan.run, number, contract.digest, digest, plan.variables, plan.codec)
         bounds = Bounds(state.norms, l2_norm(state.params), participation.max_update_norm)
         declared = sum(site.train_examples for site in asked)
         collector = self._method.collect(spool, declared, at_once=bounds.known)

@@ -25,7 +25,7 @@ variable in them, and ``ratio`` = total / whole_model_total. Seconds are of this
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -48,6 +48,7 @@ from .holdouts import holdout_digest, load_holdouts, record_use
 from .keras_file import keras_writer
 from .lineage import lineage_of_import, lineage_of_run
 from .messenger import limit_replies, messenger_of
+from .monitor import make_monitor
 from .plan import Plan, make_plan
 from .registry import Registry, Release, ReleaseDraft
 from .rounds import Rounds
@@ -106,14 +107,16 @@ class _Run:
         self._plan = make_plan(job, folder.run_id, federation.active() if federation else None)
         limit_replies(grid, self._plan.contract)
         self._holdouts = [holdout_digest(data) for _, data in load_holdouts(job, self._plan.contract, self._plan.train)]
-        self._rounds = Rounds(self._plan, grid, folder, emit, messenger)
+        self._monitor = make_monitor(self._plan, folder, emit, self._holdouts)
+        self._rounds = Rounds(self._plan, grid, folder, emit, messenger, self._monitor)
         self._registry = Registry.open(folder.out)
         self._opened = time.monotonic()
 
     def finish(self) -> dict[str, Any]:
         """All that is left to do."""
         parent = self._parent()
-        state = self._rounds.run()
+        with closing(self._monitor):
+            state = self._rounds.run()
         candidate = _whole(self._plan, state.params)
         judging = time.monotonic()
         report = self._judge(candidate)
@@ -140,6 +143,7 @@ class _Run:
             "release": None if release is None else release.id,
             "parent": parent,
             "rounds": list(state.history),
+            "monitor": self._monitor.readings(),
             "gate": report,
             "bytes": _bytes(state.history, self._plan.contract.nbytes),
             "seconds": {name: round(value, 3) for name, value in seconds.items()},

@@ -75,8 +75,8 @@ def score_holdouts(
     rows: list[list[NDArray[Any]]] = []
     for weights in (base.weights, candidate):
         set_weights(model, weights)
-        predict = _predictor(model, contract)
-        rows.append([_over(data, contract, predict, s) for s, (_, data) in zip(scorers, holdouts, strict=True)])
+        predict = make_predictor(model, contract)
+        rows.append([score_rows(data, contract, predict, s) for s, (_, data) in zip(scorers, holdouts, strict=True)])
     return [
         _collected(measure, contract, data, *pair)
         for measure, (_, data), *pair in zip(measures, holdouts, *rows, strict=True)
@@ -98,7 +98,7 @@ def _collected(
     )
 
 
-def _over(data: Dataset, contract: Contract, predict: Callable[[Dataset], Arrays], scorer: Scorer) -> NDArray[Any]:
+def score_rows(data: Dataset, contract: Contract, predict: Callable[[Dataset], Arrays], scorer: Scorer) -> NDArray[Any]:
     """Scores of all rows, float64 [n]; NaN for rows that are not finite."""
     scores = np.empty(len(data), np.float64)
     for start in range(0, len(data), BATCH):
@@ -110,7 +110,7 @@ def _over(data: Dataset, contract: Contract, predict: Callable[[Dataset], Arrays
     return scores
 
 
-def _predictor(model: Any, contract: Contract) -> Callable[[Dataset], Arrays]:
+def make_predictor(model: Any, contract: Contract) -> Callable[[Dataset], Arrays]:
     """The model in inference mode as a function of a batch, outputs in the contract's order.
 
     Made for one set of weights: a trace may hold constants that layers computed from their weights.
