@@ -65,8 +65,9 @@ def shown(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def _header(key: str, data: bytes) -> tuple[str, bool, tuple[int, ...], int]:
+def _header(key: str, array: bytes | memoryview) -> tuple[str, bool, tuple[int, ...], int]:
     """The dtype's string, Fortran order, shape and where the elements start, from an npy header."""
+    data = bytes(array[: 10 + HEADER_LIMIT])
     end = 10 + int.from_bytes(data[8:10], "little")
     if data[:8] != b"\x93NUMPY\x01\x00" or end > 10 + HEADER_LIMIT:
         malformed(f"variable {key}: expected a raw npy array of version 1.0")

@@ -5,6 +5,7 @@ Invariants:
 - ``opened(parcelled(content))`` has the same records with the same values, types and bytes, in the same order.
 - What ``opened`` allocates for arrays is at most what the parts hold; anything inconsistent is refused before that.
 - The parts depend on the arrays alone, so messages with the same arrays share them: see ``array_parts``.
+- A large message need not be in memory: ``split`` and ``joined`` are the same with the arrays' bytes left as they lie.
 
 A parcel is a ``RecordDict``::
 
@@ -34,6 +35,7 @@ VALUES_LIMIT = 100_000  # values and arrays in one message
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Parts = Mapping[str, ConfigRecord]
+Bytes = bytes | memoryview
 _Values = Callable[[dict[str, Any]], ConfigRecord | MetricRecord]
 
 
@@ -66,6 +68,16 @@ class _Layout(_Part):
     format: Literal["fedretrain.parcel/1"] = FORMAT
     records: tuple[_Record, ...]
 
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each array in turn."""
+        return [array.size for record in self.records for array in record.arrays]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return sum(self.sizes)
+
 
 def parcelled(content: RecordDict, parts: Parts | None = None) -> RecordDict:
     """The message as a parcel; ``parts`` are ``array_parts`` of a message with the same arrays."""
@@ -78,7 +90,7 @@ def parcelled(content: RecordDict, parts: Parts | None = None) -> RecordDict:
 def array_parts(content: RecordDict) -> Parts:
     """The parts of a message's parcel by name."""
     found = (array.data for record in content.values() if isinstance(record, ArrayRecord) for array in record.values())
-    return {_part(i): ConfigRecord({"bytes": piece}) for i, piece in enumerate(_cut(found))}
+    return {part_name(i): ConfigRecord({"bytes": piece}) for i, piece in enumerate(_cut(found))}
 
 
 def opened(content: RecordDict) -> RecordDict:
@@ -89,18 +101,56 @@ def opened(content: RecordDict) -> RecordDict:
     """
     if HEAD not in content:
         return content
-    head = _config(content, HEAD)
-    layout = _layout(head)
-    arrays = [array for record in layout.records for array in record.arrays]
-    parts = _parts(content, sum(array.size for array in arrays))
-    values = _values(head, sum(len(record.keys) for record in layout.records))
-    data = _joined(parts, [array.size for array in arrays])
+    layout = _layout(_config(content, HEAD))
+    parts = _parts(content, layout.size)
+    return _message(layout, _config(content, HEAD), _joined(parts, layout.sizes))
+
+
+def split(content: RecordDict) -> tuple[RecordDict, list[Bytes]]:
+    """A message's parcel in two: the head alone, and the bytes that its parts are cut from, array by array."""
+    data: list[Bytes] = []
+    for record in content.values():
+        if isinstance(record, ArrayRecord):
+            data += (array.data for array in record.values())
+    return parcelled(content, {}), data
+
+
+def joined(head: RecordDict, data: Bytes | None) -> RecordDict:
+    """The message from the head of its parcel and the bytes of its parts in one.
+
+    Args:
+        head: The parcel without its parts; a message that is in no parcel comes back as it is.
+        data: Nothing of it is copied: each array's ``data`` is a view of it. None leaves out the records of arrays.
+
+    Raises:
+        BrokenParcel: They do not fit together.
+    """
+    if HEAD not in head and not data:
+        return head
+    layout = _layout(_config(head, HEAD))
+    if set(head) != {HEAD} or (data is not None and len(data) != layout.size):
+        raise BrokenParcel(f"expected a head and {layout.size} bytes of arrays")
+    return _message(layout, _config(head, HEAD), None if data is None else _slices(memoryview(data), layout.sizes))
+
+
+def announced(head: RecordDict) -> int:
+    """Bytes of arrays that go with a parcel's head; 0 where it is none, or broken."""
     try:
-        return RecordDict({record.name: _restored(record, values, data) for record in layout.records})
-    except (TypeError, ValueError) as error:
-        raise BrokenParcel(
-            f"the parcel's head has values of a kind that does not belong ({type(error).__name__})"
-        ) from None
+        return _layout(_config(head, HEAD)).size if HEAD in head else 0
+    except BrokenParcel:
+        return 0
+
+
+def part_name(number: int) -> str:
+    """The record in which the parts' bytes ``number * PART_BYTES`` and following are."""
+    return f"part-{number}"
+
+
+def array_of(dtype: str, shape: tuple[int, ...], stype: str, data: Bytes) -> Array:
+    """A Flower array whose ``data`` are where they are; Flower itself takes only ``bytes``, which would be a copy."""
+    made = Array(dtype, shape, stype, b"")
+    made.data = data  # type: ignore[assignment]  # a memoryview is read as bytes are, and need not be in memory
+    return made
 
 
 def _described(name: str, value: ArrayRecord | ConfigRecord | MetricRecord) -> _Record:
@@ -127,10 +177,6 @@ def _cut(data: Iterable[bytes]) -> Iterator[bytes]:
             room -= len(rest)
     if waiting:
         yield b"".join(waiting)
-
-
-def _part(number: int) -> str:
-    return f"part-{number}"
 
 
 def _config(content: RecordDict, name: str) -> ConfigRecord:
@@ -161,9 +207,9 @@ def _layout(head: ConfigRecord) -> _Layout:
 def _parts(content: RecordDict, size: int) -> list[bytes]:
     """The parts, with ``size`` bytes together; each but the last is full."""
     number = len(content) - 1
-    if {_part(i) for i in range(number)} | {HEAD} != set(content):
+    if {part_name(i) for i in range(number)} | {HEAD} != set(content):
         raise BrokenParcel("expected a head and parts with consecutive numbers, and nothing else")
-    found = [_bytes(_config(content, _part(i))) for i in range(number)]
+    found = [_bytes(_config(content, part_name(i))) for i in range(number)]
     if sum(map(len, found)) != size or any(len(part) != PART_BYTES for part in found[:-1]):
         raise BrokenParcel(f"expected {size} bytes of arrays in parts of {PART_BYTES}, the last one shorter or as long")
     return found
@@ -195,10 +241,30 @@ def _joined(parts: Sequence[bytes], sizes: Iterable[int]) -> Iterator[bytes]:
         start = end
 
 
+def _slices(data: memoryview, sizes: Iterable[int]) -> Iterator[memoryview]:
+    """The bytes of each array in turn, where they are."""
+    start = 0
+    for size in sizes:
+        yield data[start : start + size]
+        start += size
+
+
+def _message(layout: _Layout, head: ConfigRecord, data: Iterator[Bytes] | None) -> RecordDict:
+    """The records; without those of arrays where there are no ``data``."""
+    values = _values(head, sum(len(record.keys) for record in layout.records))
+    wanted = [record for record in layout.records if data is not None or record.kind != "arrays"]
+    try:
+        return RecordDict({record.name: _restored(record, values, data or iter(())) for record in wanted})
+    except (TypeError, ValueError) as error:
+        raise BrokenParcel(
+            f"the parcel's head has values of a kind that does not belong ({type(error).__name__})"
+        ) from None
+
+
 def _restored(
-    record: _Record, values: Iterator[Any], data: Iterator[bytes]
+    record: _Record, values: Iterator[Any], data: Iterator[Bytes]
 ) -> ArrayRecord | ConfigRecord | MetricRecord:
     if record.kind == "arrays":
-        return ArrayRecord({a.key: Array(a.dtype, a.shape, a.stype, next(data)) for a in record.arrays})
+        return ArrayRecord({a.key: array_of(a.dtype, a.shape, a.stype, next(data)) for a in record.arrays})
     kind: _Values = ConfigRecord if record.kind == "config" else MetricRecord
     return kind({key: next(values) for key in record.keys})
