@@ -37,6 +37,7 @@ from fedretrain.messages import (
     unpack_request,
 )
 
+from .coding import Encoder, codec_of
 from .incoming import all_arrays, changing_arrays
 from .policy import Policy, check_examples
 from .sampling import split
@@ -108,6 +109,7 @@ class Site:
         contract = request.contract
         if fingerprint(request.architecture) != contract.architecture:
             raise DeclinedRequest("model-mismatch", "architecture", "the one the contract names")
+        codec_of(request.codec)
         data = self._examples(request, fresh=True)
         self._trainer.prepare(request, self._allow_modules)
         self._store.put_run(request.run, request)
@@ -138,15 +140,18 @@ class Site:
         if weights_digest(received) != body.globals_digest:
             raise DeclinedRequest("request-invalid", "arrays", "arrays with the digest that the request names")
         result = self._update(request, body.round, received)
+        encoder = Encoder(request, self.name, body.round, self._store.residuals)
+        payloads = [encoder.encode(values) for values in result.update]
+        encoder.finish()
         reply = TrainReply(
             run=body.run,
             round=body.round,
             site=self.name,
             contract=contract.digest,
             globals_digest=body.globals_digest,
-            update_digest=weights_digest(result.update),
+            update_digest=weights_digest(payloads),
         )
-        update = dict(zip(keys(contract.changing), result.update, strict=True))
+        update = dict(zip(keys(contract.changing), payloads, strict=True))
         return pack(reply, update, {**result.metrics, "num-examples": result.examples})
 
     def _update(self, request: PrepareRequest, round_: int, received: list[NDArray[Any]]) -> Result:

@@ -7,6 +7,7 @@ Layout of the folder::
 
     base/<weights digest>.safetensors     every variable of a base model, by ``fedretrain.contract.key``
     runs/<SHA-256 of the run's id>.json   the run's PrepareRequest, canonical JSON
+    residuals/                            what codecs left out of updates (``client.residuals``)
 
 Several simulated sites may share one folder, also from several processes.
 """
@@ -36,6 +37,11 @@ class SiteStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    @property
+    def residuals(self) -> Path:
+        """Where what codecs leave out of updates lies."""
+        return self._folder / "residuals"
 
     def put_base(self, digest: str, arrays: list[NDArray[Any]]) -> None:
         """Keep a base model under its weights digest.

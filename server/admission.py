@@ -3,7 +3,8 @@
 Everything here is pure: records in, a checked value or ``RejectedUpdate`` out. Invariants:
 
 - Arrays are views of the bytes that arrived (``fedretrain.arrays``): nothing is copied, unpickled, evaluated or
-  allocated at a site's word.
+  allocated at a site's word. What a codec wrote is decoded (``fedretrain.codecs``) once its size is the one that the
+  contract asks for, into arrays whose size the contract decides too.
 - An ``Update`` has exactly the contract's changing variables, finite, with a plausible example count, and belongs to
   this run, round, site, contract and global model.
 - What a site says of itself (metrics) is kept as its claim and decides nothing.
@@ -13,7 +14,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fedretrain.arrays import malformed, plain, shown, view
+from fedretrain.codecs import Codec, Float32
 from fedretrain.contract import VariableSpec
 from fedretrain.digest import weights_digest
 from fedretrain.errors import DataMismatch, DeclinedRequest, RejectedUpdate
@@ -41,13 +43,17 @@ _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class Expected:
-    """What every train reply of one round has to be; ``variables`` maps the keys that travel to their specs."""
+    """What every train reply of one round has to be; ``variables`` maps the keys that travel to their specs.
+
+    ``codec`` is the form in which updates travel.
+    """
 
     run: str
     round: int
     contract: str
     globals_digest: str
     variables: Mapping[str, VariableSpec]
+    codec: Codec = field(default_factory=Float32)
 
 
 @dataclass(frozen=True)
@@ -153,9 +159,11 @@ def admit_train(content: RecordDict, site: str, declared: int, expected: Expecte
         malformed("expected the answer to a train request")
     _check_train_body(body, site, expected)
     examples, claims, flags = _metrics(content, declared)
-    arrays = _arrays(content, expected.variables)
-    norm = finite_norm(arrays, expected.variables)
-    if weights_digest(arrays) != body.update_digest:
+    codec, variables = expected.codec, expected.variables
+    payloads = _arrays(content, {key: codec.travelling(spec) for key, spec in variables.items()})
+    arrays = [codec.decode(payload, spec) for payload, spec in zip(payloads, variables.values(), strict=True)]
+    norm = finite_norm(arrays, variables)
+    if weights_digest(payloads) != body.update_digest:
         malformed("the arrays do not have the update digest that the reply names")
     return Update(site, arrays, examples, norm, claims, flags)
 
@@ -255,7 +263,7 @@ def _claims(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _arrays(content: RecordDict, variables: Mapping[str, VariableSpec]) -> list[NDArray[Any]]:
-    """The arrays in the contract's order."""
+    """The arrays in the contract's order, as ``variables`` says that they travel."""
     found = record(content, "arrays", ArrayRecord)
     if found is None:
         raise RejectedUpdate("variables", f"expected {len(variables)} arrays, got none")

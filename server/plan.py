@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from fedretrain.codecs import Codec, make_codec
 from fedretrain.contract import Contract, VariableSpec, keys
 from fedretrain.derive import derive_contract
 from fedretrain.errors import ConfigurationError
@@ -36,6 +37,11 @@ class Plan:
     def variables(self) -> Mapping[str, VariableSpec]:
         """The variables that travel, by key."""
         return dict(zip(keys(self.contract.changing), self.contract.changing_specs, strict=True))
+
+    @property
+    def codec(self) -> Codec:
+        """How updates travel."""
+        return make_codec(self.job.messages.codec)
 
 
 def make_plan(job: Job, run: str, members: Iterable[str] | None = None) -> Plan:

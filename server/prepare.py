@@ -109,6 +109,7 @@ class Preparation:
             freeze=plan.job.model.freeze,
             train=plan.train,
             strategy=plan.job.strategy,
+            codec=plan.job.messages.codec,
         )
         question = Question(pack(request), PREPARE, "prepare", deadline_s)
         admit = partial(admit_prepare, run=plan.run, contract=plan.contract.digest)

@@ -80,7 +80,8 @@ class Codec(BaseModel):
         if not self.codes(spec):
             return payload
         values = np.empty(math.prod(spec.shape), np.float32)
-        self._unpack(payload, values)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # what comes of it is looked at later
+            self._unpack(payload, values)
         return values.reshape(spec.shape)
 
     @abstractmethod
