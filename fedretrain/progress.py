@@ -114,6 +114,18 @@ class Progress:
         if event["round"] == self._standing.rounds:
             self.say(_JUDGING)
 
+    def _on_monitored(self, event: Mapping[str, Any]) -> None:
+        if self._live is None:
+            self._print(f"    monitor: {escape(words.reading(event))}")
+
+    def _on_target_reached(self, event: Mapping[str, Any]) -> None:
+        self._print(
+            f"  {escape(event['metric'])} {event['value']:.4g} {words.when(event['round'])}: "
+            f"the target of {event['target']:g} is reached"
+        )
+        if self._step != _JUDGING:
+            self.say(_JUDGING)
+
     def _claim(self) -> str:
         """What the sites say about the model they received in the last round."""
         metrics = self._standing.metrics
@@ -166,6 +178,8 @@ class Progress:
         left = standing.seconds_left(time.time())
         if left is not None:
             facts.append(f"{words.seconds(left)} left")
+        if standing.monitored is not None:
+            facts.append(words.reading(standing.monitored))
         facts.append(words.size(standing.nbytes))
         return [*facts, self._claim()] if self._claim() else facts
 

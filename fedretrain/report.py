@@ -158,6 +158,8 @@ def _show_facts(console: Console, result: Record, out: Path) -> None:
     facts.add_row("Sent", f"{words.size(total)}: {parts}, base model once {words.size(sent['base'])}")
     if whole:
         facts.add_row("", f"the whole model every time: {words.size(whole)}, {whole / max(1, total):.1f} times as much")
+    for name, text in _watched(result.get("monitor", ())):
+        facts.add_row(name, text)
     phases = ", ".join(f"{name} {words.seconds(seconds[name])}" for name in _PHASES if name in seconds)
     facts.add_row("Time", f"{words.seconds(seconds.get('command', seconds['total']))}: {phases}")
     facts.add_row("Verdict", _outcome(result))
@@ -166,6 +168,21 @@ def _show_facts(console: Console, result: Record, out: Path) -> None:
     if result["release"]:  # on one line however long, to be copied
         path = words.path(out / "registry" / "releases" / result["release"])
         console.print(f"[bold]Release[/]  {escape(path)}", highlight=False, soft_wrap=True)
+
+
+def _watched(readings: Sequence[Record]) -> Iterator[tuple[str, str]]:
+    """First, best and last reading of the run's monitor."""
+    if not readings:
+        return
+    metric = next(iter(readings[-1]["metrics"]), "loss")
+    values = [(r["metrics"].get(metric) if metric != "loss" else r["loss"], r["round"]) for r in readings]
+    known = [(value, number) for value, number in values if value is not None]
+    if not known:
+        yield "Watched", f"{metric} is no finite number in any measured round"
+        return
+    best = (min if metric == "loss" else max)(known, key=lambda pair: pair[0])
+    told = [f"{value:.4g} {words.when(number)}" for value, number in dict.fromkeys((known[0], known[-1]))]
+    yield "Watched", f"{metric} {', '.join(told)}; best {best[0]:.4g} {words.when(best[1])}"
 
 
 _PHASES = ("demo", "prepare", "rounds", "gate", "release")

@@ -19,8 +19,9 @@ class Standing:
 
     ``rounds`` is how many there will be, ``completed`` how many count already; ``asked``, ``answered`` and
     ``quarantined`` (codes by site) are of the round in progress or the last one; ``nbytes`` is what all messages took
-    so far; ``declined`` are the last refusals of sites that take no part; ``abandoned`` counts given-up rounds since
-    the last one that counted; ``ending`` is the last of released, rejected and failed, with its fields.
+    so far; ``monitored`` is the last reading of the run's monitor; ``declined`` are the last refusals of sites that
+    take no part; ``abandoned`` counts given-up rounds since the last one that counted; ``ending`` is the last of
+    released, rejected and failed, with its fields.
     """
 
     rounds: int = 0
@@ -33,6 +34,7 @@ class Standing:
     declined: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     delivered: dict[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    monitored: Mapping[str, Any] | None = None
     abandoned: int = 0
     ending: Mapping[str, Any] | None = None
     at: float | None = None
@@ -117,6 +119,13 @@ class Standing:
         self._round_bytes = 0
         self._seconds = [*self._seconds, float(event["seconds"])][-RECENT:]
         self.stage = "judging" if self.completed >= self.rounds else "between rounds"
+
+    def _on_monitored(self, event: Mapping[str, Any]) -> None:
+        self.monitored = event
+
+    def _on_target_reached(self, event: Mapping[str, Any]) -> None:
+        self.rounds = self.completed = int(event["round"])
+        self.stage = "judging"
 
     def _on_round_abandoned(self, _event: Mapping[str, Any]) -> None:
         self.abandoned += 1

@@ -70,6 +70,18 @@ def flag(name: str) -> str:
     return FLAGS.get(name, name)
 
 
+def reading(entry: Mapping[str, Any]) -> str:
+    """What a monitor read, with the round after which the model was so: ``accuracy 0.913, loss 0.28 after round 7``."""
+    values = {**entry["metrics"], "loss": entry["loss"]}
+    told = (f"{name} {'-' if value is None else format(value, '.4g')}" for name, value in values.items())
+    return f"{', '.join(told)} {when(entry['round'])}"
+
+
+def when(number: int) -> str:
+    """Which model was measured: that after a round, or the one a run began with."""
+    return f"after round {number}" if number else "at the start"
+
+
 def lineage(entries: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Where a release comes from: ``lineage.NAME`` and its value in words, sorted; of the rounds what they came to."""
     for name, value in sorted(entries.items()):

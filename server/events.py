@@ -18,7 +18,8 @@ under ``at``. Names of sites are sorted::
     monitored           round, loss, metrics {name: number}, seconds; of the global model after that round (0: the model
                         in use) on the job's [monitor] data. It comes while a later round goes on, and before that one
                         counts; ``loss`` is null where the job's loss has no finite value there
-    target-reached      round, metric, value, target: the run goes on with the model after that round to the gate
+    target-reached      round, metric, value, target: the run goes on with the model after that round to the gate; again
+                        at each resume
     round-abandoned     round, reason
     checkpoint          round
     checkpoint-corrupt  file, used (the round it goes on from)

@@ -109,12 +109,7 @@ class Watching(Monitor):
         entry = {"round": number, "loss": reading.loss, "metrics": reading.metrics, "seconds": round(seconds, 3)}
         self._read[number] = entry
         self._emit("monitored", **entry)
-        if not self._reached(number):
-            return False
-        metric = self._yardstick.metric
-        value, target = self._value(number), self._section.stop_at
-        self._emit("target-reached", round=number, metric=metric, value=value, target=target)
-        return True
+        return self._reached(number)
 
     def readings(self) -> list[dict[str, Any]]:
         """See ``Monitor``."""
@@ -129,15 +124,14 @@ class Watching(Monitor):
         start = time.monotonic()
         return self._yardstick.read(params, stopped=self._stopped.is_set), time.monotonic() - start
 
-    def _value(self, number: int) -> float | None:
-        entry, metric = self._read[number], self._yardstick.metric
-        value: float | None = entry["loss"] if metric == "loss" else entry["metrics"].get(metric)
-        return value
-
     def _reached(self, number: int) -> bool:
-        """Whether a round's reading is enough; the model in use never is, for nothing would be trained."""
-        value = self._value(number)
-        return number > 0 and value is not None and self._section.reached(self._yardstick.metric, value)
+        """Whether a round's reading is enough, and say so; the model in use never is: nothing would be trained."""
+        entry, metric, target = self._read[number], self._yardstick.metric, self._section.stop_at
+        value = entry["loss"] if metric == "loss" else entry["metrics"].get(metric)
+        enough = number > 0 and value is not None and self._section.reached(metric, value)
+        if enough:
+            self._emit("target-reached", round=number, metric=metric, value=value, target=target)
+        return enough
 
 
 def make_monitor(plan: Plan, folder: RunFolder, emit: EventLog, holdouts: Iterable[str] = ()) -> Monitor:

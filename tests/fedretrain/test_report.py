@@ -220,6 +220,22 @@ def test_progress_in_a_log_is_plain_lines() -> None:
     assert text.splitlines()[-1] == "  signing the release ..."
 
 
+def test_what_a_monitor_read_is_told_as_it_comes_and_at_the_end() -> None:
+    """A line for each reading and for the target; in the end the first, the last and the best; a loss counts down."""
+    stream = io.StringIO()
+    read = [{"round": n, "loss": loss, "metrics": {"accuracy": a}} for n, loss, a in ((0, 2.0, 0.5), (1, 0.4, 0.91))]
+    with Progress(Console(file=stream)) as progress:
+        for entry in read:
+            progress({"event": "monitored", **entry})
+        progress({"event": "target-reached", "round": 1, "metric": "accuracy", "value": 0.91, "target": 0.9})
+    assert "monitor: accuracy 0.5, loss 2 at the start\n" in stream.getvalue()
+    assert "accuracy 0.91 after round 1: the target of 0.9 is reached" in stream.getvalue()
+    assert "accuracy 0.5 at the start, 0.91 after round 1; best 0.91 after round 1" in shown(changed(monitor=read))
+    losses = [{**entry, "metrics": {}} for entry in (*read, {"round": 2, "loss": 0.5})]
+    told = " ".join(shown(changed(monitor=losses), width=120).split())
+    assert "Watched loss 2 at the start, 0.5 after round 2; best 0.4 after round 1" in told
+
+
 def test_progress_on_a_terminal_leaves_what_is_done() -> None:
     """On a terminal finished steps stay, with their seconds."""
     text = watched(force_terminal=True, color_system=None)

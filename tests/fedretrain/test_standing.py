@@ -61,3 +61,14 @@ def test_an_unknown_event_changes_nothing() -> None:
     """A log of a later version can be read."""
     before, after = Standing.of([STARTED]), Standing.of([STARTED, event("something-else", 0)])
     assert before == after
+
+
+def test_a_run_that_reached_its_target_has_no_rounds_left() -> None:
+    """The last reading is kept; what is left is the gate, also where the run was resumed after that."""
+    read = event("monitored", 11, round=1, loss=0.3, metrics={"accuracy": 0.97}, seconds=0.1)
+    reached = event("target-reached", 12, round=1, metric="accuracy", value=0.97, target=0.95)
+    resumed = event("run-started", 20, rounds=4, completed=1, sites=[])
+    for events in ([ASKED, finished(1, 10), read, reached], [finished(1, 10), read, resumed, reached]):
+        standing = Standing.of([STARTED, *events])
+        assert (standing.stage, standing.rounds, standing.completed, standing.share) == ("judging", 1, 1, 1)
+        assert standing.monitored == read
