@@ -19,6 +19,7 @@ Use::
         memory, params = method.advance(collector, admitted, before=checkpoint)
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -79,10 +80,15 @@ class Collector:
         self._total_weight = total_weight
         self._state = streaming.init(specs, total_weight) if streaming else None
 
-    def add(self, site: str, update: Arrays, examples: int) -> None:
-        """An update has arrived; raises RejectedUpdate where it cannot be folded, MachineError on a full disk."""
+    def add(self, site: str, update: Arrays, examples: int, norm: float = math.inf) -> None:
+        """An update has arrived, of this L2 norm where it is known.
+
+        Raises:
+            RejectedUpdate: It cannot be folded.
+            MachineError: The disk is full.
+        """
         if self._streaming and self._at_once:
-            self._state = self._streaming.fold(self._state, update, examples)
+            self._state = self._streaming.fold(self._state, update, examples, norm)
         else:
             self.spool.put(site, update)
 

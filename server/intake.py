@@ -141,7 +141,7 @@ class Intake:
             if self._bounds.known:
                 bounds = self._bounds
                 check_norm(update.norm, norm_bound(bounds.previous, bounds.global_norm, bounds.fixed))
-            self.collector.add(update.site, update.arrays, update.examples)
+            self.collector.add(update.site, update.arrays, update.examples, update.norm)
         except RejectedUpdate as refusal:
             return refusal.with_traceback(None)
         admitted = Admitted(

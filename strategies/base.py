@@ -19,6 +19,7 @@ Use, in a round with a streaming aggregation::
     server_state, params = strategy.server.apply(server_state, params, update)
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,8 +63,15 @@ class Streaming(Protocol):
         """
         ...
 
-    def fold(self, state: State, update: Arrays, weight: int) -> State:
+    def fold(self, state: State, update: Arrays, weight: int, largest: float = math.inf) -> State:
         """The state with one more update; the one passed in must not be used again, nor the update written to.
+
+        Args:
+            state: Of ``init``, or of the last ``fold`` or ``merge``.
+            update: One array per spec.
+            weight: Examples, at least 1.
+            largest: No value of the update is further from 0, as the caller knows: its L2 norm will do. It saves a
+                look at every value where it is far within what can be folded.
 
         Raises:
             RejectedUpdate: The update cannot be folded; the state passed in is as it was and stays usable.

@@ -17,7 +17,7 @@ sites stay away, and ``finish`` refuses from 65,536 on. Float64 arithmetic adds 
 float16, bfloat16 or float32 parameter of usual size this is below the parameter's own rounding; a float64 variable
 gets this absolute resolution and not its full 53 bits.
 
-Memory: one int64 array per variable, and scratch of 1 MiB.
+Memory: one int64 array per variable, one update that waits, and scratch of 1 MiB: three models of float32.
 
 H. B. McMahan, E. Moore, D. Ramage, S. Hampson, B. Agüera y Arcas: Communication-Efficient Learning of Deep Networks
 from Decentralized Data. AISTATS 2017, https://arxiv.org/abs/1602.05629
@@ -25,7 +25,7 @@ from Decentralized Data. AISTATS 2017, https://arxiv.org/abs/1602.05629
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,22 +35,34 @@ from numpy.typing import NDArray
 from fedretrain.contract import VariableSpec
 from fedretrain.errors import RejectedUpdate, RunFailed
 
+from . import kernels
 from .base import Arrays, numpy_dtype
 
 BOUND_BITS = {"train": 20, "average": 32}
 _MOST_MISSING_BITS = 16
-_CHUNK = 1 << 16  # values per step: the scratch stays in the processor's cache
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An update, flat and within the bounds, that is added together with the next: the sums are read once for two."""
+
+    arrays: Arrays
+    weight: int
 
 
 @dataclass(frozen=True)
 class MeanState:
-    """Sums so far: int64 arrays of the variables' shapes, scaled by ``2**exponents[i]``; ``weight`` of ``total``."""
+    """Sums so far: int64 arrays of the variables' shapes, scaled by ``2**exponents[i]``; ``weight`` of ``total``.
+
+    ``weight`` counts the update that waits, too.
+    """
 
     specs: tuple[VariableSpec, ...]
     sums: tuple[NDArray[np.int64], ...]
     exponents: tuple[int, ...]
     total: int
     weight: int = 0
+    waiting: Waiting | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +78,8 @@ class WeightedMean:
             total=int(total_weight),
         )
 
-    def fold(self, state: MeanState, update: Arrays, weight: int) -> MeanState:
-        """Add ``weight`` times ``update`` to the sums, in place; nothing is added when it raises.
+    def fold(self, state: MeanState, update: Arrays, weight: int, largest: float = math.inf) -> MeanState:
+        """Add ``weight`` times ``update`` to the sums, in place, or keep it for the next; nothing is when it raises.
 
         Raises:
             RejectedUpdate: ``examples`` for a weight below 1 or above what ``total_weight`` left over, ``variables``,
@@ -75,14 +87,30 @@ class WeightedMean:
                 value beyond the bound.
         """
         _check_weight(state, weight)
-        _check(state.specs, update)
-        for total, values, exponent in zip(state.sums, update, state.exponents, strict=True):
-            _accumulate(total.reshape(-1), values.reshape(-1), math.ldexp(float(weight), exponent))
-        return dataclasses.replace(state, weight=state.weight + weight)
+        _check_form(state.specs, update)
+        arrived = Waiting([values.reshape(-1) for values in update], weight)
+        if state.waiting is None:
+            for i, values in enumerate(arrived.arrays):
+                bound = _bound(state.specs[i])
+                known = largest <= bound / 2  # a norm is rounded
+                if not known and not kernels.choose(values).within(values, bound):
+                    raise _refusal(state.specs[i], values, i)
+            return dataclasses.replace(state, weight=state.weight + weight, waiting=arrived)
+        for i, values in enumerate(arrived.arrays):
+            if not _add_two(state, state.waiting, arrived, i):
+                for j in range(i):
+                    _add_two(state, state.waiting, arrived, j, sign=-1)
+                raise _refusal(state.specs[i], values, i)
+        return dataclasses.replace(state, weight=state.weight + weight, waiting=None)
 
     def settle(self, state: MeanState) -> MeanState:
-        """``state``: nothing waits."""
-        return state
+        """The update that waits, if one does, added to the sums."""
+        if state.waiting is None:
+            return state
+        for i, total in enumerate(state.sums):
+            term = _term(state, state.waiting, i)
+            kernels.choose(term.values).add(total.reshape(-1), term, _bound(state.specs[i]))
+        return dataclasses.replace(state, waiting=None)
 
     def merge(self, state: MeanState, other: MeanState) -> MeanState:
         """Add another state's sums and weight; integer sums, so that how updates were grouped cannot matter.
@@ -95,6 +123,7 @@ class WeightedMean:
                 f"aggregation: expected sums of the same variables for up to {state.total - state.weight} more "
                 f"examples, got {len(other.specs)} arrays for {other.weight} of {other.total}"
             )
+        state, other = self.settle(state), self.settle(other)
         for total, more in zip(state.sums, other.sums, strict=True):
             np.add(total, more, out=total)
         return dataclasses.replace(state, weight=state.weight + other.weight)
@@ -112,10 +141,23 @@ class WeightedMean:
                 f"aggregation: the sites asked declared {state.total} examples, updates for {state.weight} arrived; "
                 "leave out the site that declares far more than it sends"
             )
-        return [
-            _quotient(total, math.ldexp(float(state.weight), exponent), numpy_dtype(spec.dtype))
-            for total, exponent, spec in zip(state.sums, state.exponents, state.specs, strict=True)
-        ]
+        state = self.settle(state)
+        means = [np.empty(spec.shape, numpy_dtype(spec.dtype)) for spec in state.specs]
+        for total, mean, exponent in zip(state.sums, means, state.exponents, strict=True):
+            divisor = math.ldexp(float(state.weight), exponent)
+            kernels.choose(mean).divide(total.reshape(-1), divisor, mean.reshape(-1))
+        return means
+
+
+def _add_two(state: MeanState, first: Waiting, second: Waiting, i: int, sign: int = 1) -> bool:
+    """Array ``i`` of both; a sign of -1 takes back what was added, since rounding is symmetric."""
+    kernel = kernels.choose(second.arrays[i])
+    terms = (_term(state, first, i, sign), _term(state, second, i, sign))
+    return kernel.add_two(state.sums[i].reshape(-1), *terms, _bound(state.specs[i]))
+
+
+def _term(state: MeanState, update: Waiting, i: int, sign: int = 1) -> kernels.Term:
+    return kernels.Term(update.arrays[i], math.ldexp(float(sign * update.weight), state.exponents[i]))
 
 
 def _check_weight(state: MeanState, weight: int) -> None:
@@ -126,8 +168,8 @@ def _check_weight(state: MeanState, weight: int) -> None:
         )
 
 
-def _check(specs: Sequence[VariableSpec], update: Arrays) -> None:
-    """Everything that could stop an update half way, before anything is added."""
+def _check_form(specs: Sequence[VariableSpec], update: Arrays) -> None:
+    """Number, shapes and dtypes."""
     if len(update) != len(specs):
         raise RejectedUpdate("variables", f"expected {len(specs)} arrays, got {len(update)}")
     for position, (spec, values) in enumerate(zip(specs, update, strict=True)):
@@ -135,45 +177,18 @@ def _check(specs: Sequence[VariableSpec], update: Arrays) -> None:
             raise RejectedUpdate("shape", f"array {position}: expected {spec.shape}, got {values.shape}")
         if values.dtype != numpy_dtype(spec.dtype):
             raise RejectedUpdate("dtype", f"array {position}: expected {spec.dtype}, got {values.dtype.name}")
-        bound = math.ldexp(1.0, BOUND_BITS[spec.rule])
-        peak = _peak(values)
-        if not math.isfinite(peak):
-            raise RejectedUpdate("not-finite", f"array {position}: expected finite values, got NaN or infinity")
-        if peak > bound:
-            raise RejectedUpdate(
-                "norm",
-                f"array {position}: expected values within ±{bound:.0f} for {spec.rule!r} variables, got {peak:g}",
-            )
 
 
-def _chunks(size: int) -> Iterator[slice]:
-    return (slice(start, min(start + _CHUNK, size)) for start in range(0, size, _CHUNK))
+def _refusal(spec: VariableSpec, values: NDArray[Any], position: int) -> RejectedUpdate:
+    """Why a value of an array is not within the bound."""
+    peak = kernels.peak(values)
+    if not math.isfinite(peak):
+        return RejectedUpdate("not-finite", f"array {position}: expected finite values, got NaN or infinity")
+    return RejectedUpdate(
+        "norm",
+        f"array {position}: expected values within ±{_bound(spec):.0f} for {spec.rule!r} variables, got {peak:g}",
+    )
 
 
-def _peak(values: NDArray[Any]) -> float:
-    """The greatest absolute value, NaN where there is one, 0 for an empty array."""
-    if values.size == 0:
-        return 0.0
-    with np.errstate(invalid="ignore"):  # NaN is what is looked for
-        return float(np.maximum(np.abs(np.float64(values.max())), np.abs(np.float64(values.min()))))
-
-
-def _accumulate(total: NDArray[np.int64], values: NDArray[Any], factor: float) -> None:
-    """``total += round(values * factor)``, both flat."""
-    products, integers = np.empty(min(_CHUNK, values.size)), np.empty(min(_CHUNK, values.size), np.int64)
-    for part in _chunks(values.size):
-        product, integer = products[: part.stop - part.start], integers[: part.stop - part.start]
-        product[...] = values[part]
-        np.multiply(product, factor, out=product)
-        np.rint(product, out=product)
-        np.copyto(integer, product, casting="unsafe")
-        total[part] += integer
-
-
-def _quotient(total: NDArray[np.int64], divisor: float, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """``total / divisor`` in ``dtype``."""
-    result = np.empty(total.shape, dtype)
-    flat, into = total.reshape(-1), result.reshape(-1)
-    for part in _chunks(flat.size):
-        into[part] = (flat[part] / divisor).astype(dtype)
-    return result
+def _bound(spec: VariableSpec) -> float:
+    return math.ldexp(1.0, BOUND_BITS[spec.rule])

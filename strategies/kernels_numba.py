@@ -1,0 +1,105 @@
+"""``kernels.Kernels`` compiled by numba for float32 and float64. Import it through ``kernels.compiled`` alone.
+
+Importing takes most of a second, the first use on a machine some seconds more. No fast-math: a product, its rounding
+and a quotient are those of IEEE 754, so the bits are NumPy's on every processor.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+
+from .kernels import NUMPY, Sums, Term, Values
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
+
+
+def _jit(function: Function) -> Function:
+    """Compiled at its first call; kept on disk where there is a folder for it."""
+    try:
+        compiled: Function = numba.njit(**_OPTIONS, cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's can be written to
+        compiled = numba.njit(**_OPTIONS)(function)
+    return compiled
+
+
+@_jit
+def _within(values: Any, bound: float) -> bool:
+    beyond = 0
+    for i in range(values.size):
+        beyond |= not abs(values[i]) <= bound
+    return beyond == 0
+
+
+@_jit
+def _add(sums: Any, values: Any, factor: float, bound: float) -> bool:
+    """What is beyond the bound counts as 0: its conversion to an integer would be undefined."""
+    beyond = 0
+    for i in range(sums.size):
+        value = np.float64(values[i])
+        fits = abs(value) <= bound
+        beyond |= not fits
+        sums[i] += np.int64(np.rint((value if fits else 0.0) * factor))
+    return beyond == 0
+
+
+@_jit
+def _add_two(sums: Any, values: Any, factors: Any, bound: float) -> bool:
+    first, second = values
+    first_factor, second_factor = factors
+    beyond = 0
+    for i in range(sums.size):
+        value = np.float64(second[i])
+        fits = abs(value) <= bound
+        beyond |= not fits
+        added = np.int64(np.rint(np.float64(first[i]) * first_factor))
+        sums[i] += added + np.int64(np.rint((value if fits else 0.0) * second_factor))
+    return beyond == 0
+
+
+@_jit
+def _divide(sums: Any, divisor: float, into: Any) -> None:
+    for i in range(sums.size):
+        into[i] = np.float64(sums[i]) / divisor
+
+
+class NumbaKernels:
+    """See ``kernels.Kernels``. Rounding is symmetric: adding with the negative factor takes back what was added."""
+
+    def within(self, values: Values, bound: float) -> bool:
+        """See ``Kernels``."""
+        return bool(_within(_plain(values), bound))
+
+    def add(self, sums: Sums, term: Term, bound: float) -> bool:
+        """See ``Kernels``."""
+        values = _plain(term.values)
+        if _add(sums, values, term.factor, bound):
+            return True
+        _add(sums, values, -term.factor, bound)
+        return False
+
+    def add_two(self, sums: Sums, waiting: Term, arrived: Term, bound: float) -> bool:
+        """See ``Kernels``."""
+        first, second = _plain(waiting.values), _plain(arrived.values)
+        if _add_two(sums, (first, second), (waiting.factor, arrived.factor), bound):
+            return True
+        _add_two(sums, (first, second), (-waiting.factor, -arrived.factor), bound)
+        return False
+
+    def divide(self, sums: Sums, divisor: float, into: Values) -> None:
+        """See ``Kernels``."""
+        if into.dtype.itemsize < 4:
+            NUMPY.divide(sums, divisor, into)
+        else:
+            _divide(sums, divisor, into)
+
+
+def _plain(values: Values) -> Values:
+    """Aligned, contiguous and read-only: one type to compile for, whatever arrived."""
+    plain = np.require(values, requirements=["C", "A"]).view()
+    plain.setflags(write=False)
+    return plain
