@@ -15,7 +15,7 @@ from fedretrain.errors import RejectedUpdate
 
 NORM_FACTOR = 10.0  # times the median norm of the others
 NORM_FLOOR = 0.01  # share of the global model's norm that is never too much
-_CHUNK = 1 << 20  # elements
+_CHUNK = 1 << 16  # elements
 
 
 def norm_bound(previous: Sequence[float], global_norm: float, fixed: float | None) -> float:
@@ -43,8 +43,12 @@ def l2_norm(arrays: Sequence[NDArray[Any]]) -> float:
 
 
 def sum_of_squares(array: NDArray[Any]) -> float:
-    """In chunks, so that memory stays small, and pairwise, so that the bits do not depend on the machine's threads."""
-    flat = array.reshape(-1)
+    """In chunks that stay in the processor's cache, and pairwise: the bits do not depend on the machine's threads."""
+    flat, squares, total = array.reshape(-1), np.empty(min(_CHUNK, array.size)), 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        parts = (flat[i : i + _CHUNK].astype(np.float64) for i in range(0, flat.size, _CHUNK))
-        return sum((float(np.square(p).sum()) for p in parts), 0.0)
+        for start in range(0, flat.size, _CHUNK):
+            part = squares[: min(_CHUNK, flat.size - start)]
+            part[...] = flat[start : start + _CHUNK]
+            np.multiply(part, part, out=part)
+            total += float(part.sum())
+    return total

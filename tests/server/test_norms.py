@@ -20,7 +20,7 @@ def test_nan_and_infinity_show_in_the_sum() -> None:
 
 
 def test_long_arrays_are_summed_in_pieces() -> None:
-    """2²¹ + 3 ones, more than two chunks, measure exactly their root."""
+    """2²¹ + 3 ones, many chunks, measure exactly their root."""
     n = (1 << 21) + 3
     assert sum_of_squares(np.ones(n, np.float32)) == n
 
