@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedretrain.dataset import load_npz
-from fedretrain.job import site_files
+from fedretrain.job import Job
 from fedretrain.messages import Declined, pack
 from fedretrain.runfolder import RunFolder
+from fedretrain.simsites import SiteSource, simulated_sites
 
 from .site import Site
 from .store import SiteStore
@@ -66,10 +66,16 @@ def _trainer() -> "Trainer":
     return Trainer()
 
 
-@functools.lru_cache(maxsize=256)  # each holds its site's data
-def _site(run: str, partition: int) -> Site:
+@functools.lru_cache(maxsize=4)
+def _run(run: str) -> tuple[Job, SiteStore, tuple[SiteSource, ...]]:
+    """What all sites of a run share."""
     folder = RunFolder.open(Path(run))
     job = folder.load_job()
-    name, file = list(site_files(job).items())[partition]
-    store = SiteStore(folder.store)
-    return Site(name, lambda contract: load_npz(file, contract), store, _trainer(), job.model.allow_modules)
+    return job, SiteStore(folder.store), tuple(simulated_sites(job).values())
+
+
+@functools.lru_cache(maxsize=256)  # each holds its site's data
+def _site(run: str, partition: int) -> Site:
+    job, store, sources = _run(run)
+    source = sources[partition]
+    return Site(source.name, source.load, store, _trainer(), job.model.allow_modules)
