@@ -7,7 +7,7 @@ Of a variable with n values, cut into blocks of ``block`` values in C order, the
 
 Bytes: n + 4 ceil(n / block). Error: the decoded v' = q s has |v' - v| <= (1 + 2^-15) s, where s is the block's, and
 its mean over u is v but for float32's rounding; where s is 0, v' is 0. One scale for a whole variable would let its
-largest value decide how coarse all the others are: heavy-tailed updates lose half of their length in that way.
+largest value decide how coarse all the others are, at a third of the length and more of a heavy-tailed update.
 
 D. Alistarh and others: QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding. NeurIPS 2017,
 https://arxiv.org/abs/1610.02132 (stochastic rounding, and scales for buckets of values)
@@ -60,8 +60,15 @@ class Int8(Codec):
         blocks = max(1, CHUNK // self.block)
         for first in range(0, scales.size, blocks):
             at = slice(first * self.block, (first + blocks) * self.block)
-            scale = np.repeat(scales[first : first + blocks], self.block)[: values[at].size]
-            np.multiply(steps[at], scale, out=values[at])
+            whole = values[at].size // self.block
+            np.multiply(
+                steps[at][: whole * self.block].reshape(whole, self.block),
+                scales[first : first + whole, None],
+                out=values[at][: whole * self.block].reshape(whole, self.block),
+            )
+        rest = values.size % self.block
+        if rest:
+            values[-rest:] = steps[-rest:] * scales[-1]
 
     def _rows(self, values: Floats) -> Floats:
         """[blocks, block], filled up with zeros."""

@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from .base import Bytes, Codec, Floats, broken, largest
@@ -40,12 +41,7 @@ class TopK(Codec):
     def _pack(self, values: Floats, payload: Bytes, seed: int) -> None:  # noqa: ARG002 - nothing is drawn
         largest(values)
         kept = self.kept(values.size)
-        magnitudes = np.abs(values)
-        least = np.partition(magnitudes, -kept)[-kept]  # a value, not positions: those of equal values may differ
-        chosen = magnitudes > least
-        equal = np.flatnonzero(magnitudes == least)[: kept - np.count_nonzero(chosen)]
-        chosen[equal] = True
-        positions = np.flatnonzero(chosen)
+        positions = _largest_positions(values, kept)
         payload[: 4 * kept].view("<u4")[:] = positions
         payload[4 * kept :].view("<f4")[:] = values[positions]
 
@@ -56,3 +52,15 @@ class TopK(Codec):
             broken(self, f"expected ascending positions below {values.size}")
         values[:] = 0
         values[positions] = payload[4 * kept :].view("<f4")
+
+
+def _largest_positions(values: Floats, kept: int) -> NDArray[np.intp]:
+    """Where the ``kept`` largest magnitudes are, ascending; one copy of the values is made and no more."""
+    copy = np.abs(values)
+    copy.partition(-kept)
+    least = copy[-kept]  # a value is the same on every machine; which of equal ones come first is not
+    del copy
+    chosen = (values > least) | (values < -least)
+    equal = np.flatnonzero((values == least) | (values == -least))
+    chosen[equal[: kept - np.count_nonzero(chosen)]] = True
+    return np.flatnonzero(chosen)
