@@ -2,7 +2,8 @@
 
 Invariants: it never installs, imports or runs the bundle that comes with a task, and passes on nothing from a bundle
 the site does not accept; it imports neither TensorFlow nor what reads data; it has no key, so what it says itself
-counts for nothing: refusals are signed by the trainer, which is asked for a signature instead of training.
+counts for nothing: refusals are signed by the trainer, which is asked for a signature instead of training. A large
+message passes through it piece by piece, and an answer waits on the disk until all of it is there.
 """
 
 import logging
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flwr.app import Metadata, RecordDict
+from flwr.app import RecordDict
 
 from fedretrain.errors import ConfigurationError, FedretrainError, MachineError
 from fedretrain.membership import Kit
@@ -27,11 +28,12 @@ from .sitefile import load_site
 from .supernode import home_argument
 
 if TYPE_CHECKING:
-    from .flowerside.runtime import Runtime, Task
+    from .flowerside.runtime import Incoming, Runtime, Task
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.3  # between two attempts to reach a SuperNode that is away
+Answer = tuple[RecordDict, memoryview | None]  # as ``flowerside.runtime.Task.reply`` takes it
 HEARTBEAT_S = 10.0  # Flower gives a task up after 60 s without one
 REFUSAL_S = 30.0  # how long the trainer may take to sign a refusal
 
@@ -82,39 +84,42 @@ class Executor:
             log.warning("%s", error)
             task.give_up("no message")
             return
-        started, about, content = time.monotonic(), message.metadata, flowerside.to_bytes(message.content)
-        message.content = RecordDict()  # the reply needs its metadata alone, and there may be a whole model in it
-        task.reply(self._answer(about, content, task.bundle))
-        log.info("%s answered in %.2f s", about.message_type, time.monotonic() - started)
+        started = time.monotonic()
+        task.reply(*self._answer(message, task.bundle))
+        log.info("%s answered in %.2f s", message.metadata.message_type, time.monotonic() - started)
 
-    def _answer(self, about: Metadata, content: bytes, bundle: str) -> RecordDict:
+    def _answer(self, message: "Incoming", bundle: str) -> Answer:
         """The trainer's answer, or a refusal."""
         if not bundle_accepted(self._policy(), self._kit.bundle, bundle):
             log.error("refused a task of the app bundle %s; accepted: the kit's, %s", bundle, self._kit.bundle)
             decline = wire.Decline(code="policy", where="bundles", expected="the kit's app bundle")
-            return self._refused(about, content, decline)
+            return self._refused(message, decline)
         for attempt in (1, 2):
             try:
-                return flowerside.from_bytes(self._ask(about, content, _seconds_left(about)))
+                return self._ask(message, _seconds_left(message))
             except wire.TrainerLost as lost:
-                log.warning("%s, attempt %d: %s", about.message_type, attempt, lost)
+                log.warning("%s, attempt %d: %s", message.metadata.message_type, attempt, lost)
                 if lost.late:
                     break
-        return self._refused(about, content, wire.Decline(code="trainer-failure", expected="see the site's log"))
+        return self._refused(message, wire.Decline(code="trainer-failure", expected="see the site's log"))
 
-    def _refused(self, about: Metadata, content: bytes, decline: wire.Decline) -> RecordDict:
+    def _refused(self, message: "Incoming", decline: wire.Decline) -> Answer:
         """A refusal signed by the trainer; unsigned, which the server will not believe, where there is none."""
         try:
-            return flowerside.from_bytes(self._ask(about, content, REFUSAL_S, decline))
+            return self._ask(message, REFUSAL_S, decline)
         except MachineError as error:
             log.warning("the trainer does not sign the refusal: %s", error)
-            return pack(Declined(run="", site=self._kit.site, **decline.model_dump()))
+            return pack(Declined(run="", site=self._kit.site, **decline.model_dump())), None
 
-    def _ask(
-        self, about: Metadata, content: bytes, seconds: float, decline: wire.Decline | None = None
-    ) -> bytes | bytearray:
-        header = wire.Question(size=len(content), id=about.message_id, message_type=about.message_type, decline=decline)
-        return wire.ask(self._home.socket, header, content, seconds)
+    def _ask(self, message: "Incoming", seconds: float, decline: wire.Decline | None = None) -> Answer:
+        """What the trainer says; a refusal is about the records alone, so no arrays go along."""
+        about, records = message.metadata, flowerside.to_bytes(message.records)
+        size, parts = (message.size, message.parts()) if decline is None else (0, iter(()))
+        header = wire.Question(
+            size=len(records), bulk=size, id=about.message_id, message_type=about.message_type, decline=decline
+        )
+        letter = wire.ask(self._home.socket, wire.pieces(header, records, parts), seconds, self._home.run)
+        return flowerside.from_bytes(letter.records), letter.bulk.view()
 
     def _policy(self) -> Policy:
         """As site.toml has it at the moment; the trainer says what is wrong with one that cannot be read."""
@@ -124,8 +129,9 @@ class Executor:
             return Policy()
 
 
-def _seconds_left(about: Metadata) -> float:
+def _seconds_left(message: "Incoming") -> float:
     """Until whoever asked stops waiting."""
+    about = message.metadata
     return about.created_at + about.ttl - time.time()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from fedretrain.errors import ConfigurationError, FedretrainError
 from fedretrain.processes import QUIET_FLOWER, die_with_parent
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from .sitefile import TrainerSection
     from .trainer import Arrays, Order, Result
+    from .wire import Letter, Question
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,6 @@ def run(home: Home, stop: threading.Event) -> None:
         ConfigurationError: The site has not joined, or site.toml or a key is wrong.
         MachineError: The socket cannot be made.
     """
-    from fedretrain.parcel import parcelled
-
     from .gatekeeper import Gatekeeper
     from .identity import load_signing_key
     from .refusal import Refuser
@@ -87,26 +86,28 @@ def run(home: Home, stop: threading.Event) -> None:
     gatekeeper = Gatekeeper(home, kit, site, load_backend(site.trainer.backend, site.trainer.threads))
     refuser = Refuser(kit, load_signing_key(home), home.record)
 
-    def answer(question: Any, content: Any) -> Any:
-        message = _opened(content)
+    def answer(question: "Question", letter: "Letter") -> "RecordDict":
         if question.decline is not None:
-            return parcelled(refuser.refuse(message, question.decline))
-        return parcelled(gatekeeper.handle(question.message_type, message))
+            return refuser.refuse(_opened(letter, with_arrays=False), question.decline)
+        return gatekeeper.handle(question.message_type, _opened(letter))
 
-    service = Service(home.socket, site.trainer.allowed_uids, Desk(answer, _overrun))
+    service = Service(home.socket, site.trainer.allowed_uids, Desk(answer, _overrun), home.store)
     log.info("ready")
     stop.wait()
     service.close()
 
 
-def _opened(content: "RecordDict") -> "RecordDict":
+def _opened(letter: "Letter", *, with_arrays: bool = True) -> "RecordDict":
     """The message; an empty one, which is refused as unsigned, where its parcel is broken."""
     from flwr.app import RecordDict
 
-    from fedretrain.parcel import BrokenParcel, opened
+    from fedretrain.parcel import BrokenParcel, joined
 
+    from .flowerside import from_bytes
+
+    head = from_bytes(letter.records)
     try:
-        return opened(content)
+        return joined(head, letter.bulk.view() if with_arrays else None)
     except BrokenParcel as broken:
         log.warning("a message that cannot be unpacked: %s", broken)
         return RecordDict()

@@ -1,18 +1,20 @@
 """What executor and trainer say to each other: gRPC over a Unix socket, bytes in pieces of 1 MiB.
 
-One method, ``/fedretrain.Trainer/Handle``, stream to stream. Each direction sends a header, then the records::
+One method, ``/fedretrain.Trainer/Handle``, stream to stream. Each direction sends a header, then a ``Letter``::
 
-    header    UTF-8 JSON: {"format": "fedretrain.wire/1", "size": bytes that follow}; a question has also
-              "id" (of the message; the same when it is asked again), "message_type", and "decline": null, or
-              {"code", "where", "expected"} where the trainer shall sign that refusal and do nothing else
-    then      the RecordDict as Flower's protobuf, in pieces of at most 1 MiB
+    header    UTF-8 JSON: {"format": "fedretrain.wire/2", "size": bytes of the records, "bulk": bytes of arrays}; a
+              question has also "id" (of the message; the same when it is asked again), "message_type", and "decline":
+              null, or {"code", "where", "expected"} where the trainer shall sign that refusal and do nothing else
+    then      the records as Flower's protobuf, in pieces of at most 1 MiB: the head of the message's parcel
+    then      the bytes of its arrays (``fedretrain.parcel.split``), in pieces likewise
 
 Invariants: no piece and no sum exceeds what was announced, and what was announced is bounded; whoever asks the same id
-again gets the one answer, which is made once.
+again gets the one answer, which is made once; of a large message no more than a few pieces are in memory.
 """
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -21,11 +23,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedretrain.errors import ConfigurationError, MachineError
 
+from .bulk import Bulk
+
 SERVICE = "fedretrain.Trainer"
 METHOD = f"/{SERVICE}/Handle"
-FORMAT: Literal["fedretrain.wire/1"] = "fedretrain.wire/1"
+FORMAT: Literal["fedretrain.wire/2"] = "fedretrain.wire/2"
 PIECE_BYTES = 1024 * 1024
 LARGEST_BYTES = 2**31 - 1  # what one protobuf message can hold
+LARGEST_BULK = 2**40  # of arrays, which lie on the disk
 SOCKET_PATH_BYTES = 107  # the system's limit
 HeaderT = TypeVar("HeaderT", bound="_Header")
 _CHANNEL = (
@@ -47,8 +52,9 @@ class Decline(BaseModel):
 
 class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-    format: Literal["fedretrain.wire/1"] = FORMAT
+    format: Literal["fedretrain.wire/2"] = FORMAT
     size: int = Field(ge=0, le=LARGEST_BYTES)
+    bulk: int = Field(0, ge=0, le=LARGEST_BULK)
 
 
 class Question(_Header):
@@ -71,21 +77,35 @@ class TrainerLost(MachineError):
         self.late = late
 
 
-def pieces(header: Question | Answer, content: bytes) -> Iterator[bytes]:
-    """One direction of a call."""
+@dataclass(frozen=True)
+class Letter:
+    """A message as it was received: records in Flower's protobuf form, and the bytes of the arrays."""
+
+    records: bytearray
+    bulk: Bulk
+
+
+def pieces(header: Question | Answer, records: bytes, bulk: Iterable[bytes | memoryview] = ()) -> Iterator[bytes]:
+    """One direction of a call; ``bulk`` is asked for its next bytes when those before are on their way."""
     yield header.model_dump_json().encode()
-    view = memoryview(content)
-    for start in range(0, len(view), PIECE_BYTES):
-        yield bytes(view[start : start + PIECE_BYTES])
+    yield from _cut(records)
+    for data in bulk:
+        yield from _cut(data)
 
 
-def question(stream: Iterable[bytes]) -> tuple[Question, bytearray]:
-    """Read a question; raises MachineError where it is not as the module says."""
-    return _read(stream, Question)
+def question(stream: Iterable[bytes], folder: Path) -> tuple[Question, Letter]:
+    """Read a question, its arrays into ``folder``; raises MachineError where it is not as the module says."""
+    return _read(stream, Question, folder)
 
 
-def ask(socket: Path, header: Question, content: bytes, timeout_s: float) -> bytearray:
-    """Put a question to the trainer, wait for it to be there, and for its answer.
+def ask(socket: Path, sent: Iterable[bytes], timeout_s: float, folder: Path) -> Letter:
+    """Put a question (its ``pieces``) to the trainer, wait for it to be there, and for its answer.
+
+    Args:
+        socket: The trainer's.
+        sent: The question.
+        timeout_s: Seconds for all of it.
+        folder: Where the answer's arrays go.
 
     Raises:
         TrainerLost: The trainer ended meanwhile, or did not answer within ``timeout_s`` seconds.
@@ -93,8 +113,8 @@ def ask(socket: Path, header: Question, content: bytes, timeout_s: float) -> byt
     with grpc.insecure_channel(f"unix:{socket_path(socket)}", options=_CHANNEL) as channel:
         call = channel.stream_stream(METHOD)
         try:
-            replies = call(pieces(header, content), timeout=max(timeout_s, 0.0), wait_for_ready=True)
-            return _read(replies, Answer)[1]
+            replies = call(iter(sent), timeout=max(timeout_s, 0.0), wait_for_ready=True)
+            return _read(replies, Answer, folder)[1]
         except grpc.RpcError as error:
             late = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
             raise TrainerLost(f"the trainer gave no answer: {error.code().name}", late=late) from None
@@ -112,17 +132,27 @@ def socket_path(path: Path) -> str:
     return str(path)
 
 
-def _read(stream: Iterable[bytes], kind: type[HeaderT]) -> tuple[HeaderT, bytearray]:
+def _cut(data: bytes | memoryview) -> Iterator[bytes]:
+    view = memoryview(data)
+    for start in range(0, len(view), PIECE_BYTES):
+        yield bytes(view[start : start + PIECE_BYTES])
+
+
+def _read(stream: Iterable[bytes], kind: type[HeaderT], folder: Path) -> tuple[HeaderT, Letter]:
     received = iter(stream)
     try:
         header = kind.model_validate(json.loads(next(received, b"")[:PIECE_BYTES]))
     except (ValidationError, ValueError):
         raise MachineError(f"expected the header of a {FORMAT} message; executor and trainer differ") from None
-    content = bytearray()
+    letter, expected = Letter(bytearray(), Bulk(folder)), header.size + header.bulk
     for piece in received:
-        if len(content) + len(piece) > header.size:
-            raise MachineError(f"expected {header.size} bytes, got more")
-        content += piece
-    if len(content) != header.size:
-        raise MachineError(f"expected {header.size} bytes, got {len(content)}")
-    return header, content
+        missing = header.size - len(letter.records)
+        if len(piece) > missing + header.bulk - letter.bulk.size:
+            raise MachineError(f"expected {expected} bytes, got more")
+        letter.records.extend(piece[:missing])
+        if len(piece) > missing:
+            letter.bulk.write(memoryview(piece)[missing:])
+    got = len(letter.records) + letter.bulk.size
+    if got != expected:
+        raise MachineError(f"expected {expected} bytes, got {got}")
+    return header, letter

@@ -147,7 +147,10 @@ def part_name(number: int) -> str:
 
 
 def array_of(dtype: str, shape: tuple[int, ...], stype: str, data: Bytes) -> Array:
-    """A Flower array whose ``data`` are where they are; Flower itself takes only ``bytes``, which would be a copy."""
+    """A Flower array whose ``data`` are where they are; for an ``ArrayRecord`` item by item, as that copies a dict's.
+
+    Flower itself makes arrays of ``bytes`` alone, which would be a copy as well.
+    """
     made = Array(dtype, shape, stype, b"")
     made.data = data  # type: ignore[assignment]  # a memoryview is read as bytes are, and need not be in memory
     return made
@@ -265,6 +268,9 @@ def _restored(
     record: _Record, values: Iterator[Any], data: Iterator[Bytes]
 ) -> ArrayRecord | ConfigRecord | MetricRecord:
     if record.kind == "arrays":
-        return ArrayRecord({a.key: array_of(a.dtype, a.shape, a.stype, next(data)) for a in record.arrays})
+        arrays = ArrayRecord()
+        for a in record.arrays:
+            arrays[a.key] = array_of(a.dtype, a.shape, a.stype, next(data))
+        return arrays
     kind: _Values = ConfigRecord if record.kind == "config" else MetricRecord
     return kind({key: next(values) for key in record.keys})

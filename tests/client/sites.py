@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest
 
-from client import identity
+from client import flowerside, identity, wire
 from client.home import Home
 from fedretrain import parcel
 from fedretrain.contract import Contract, InputSpec, OutputSpec, VariableSpec, keys
@@ -81,11 +81,15 @@ class Job:
         return pack(order, arrays)
 
     def signed(self, kind: str, site: str, round_: int = 1, lifetime_s: float = 60) -> RecordDict:
-        """The request as the site takes it."""
+        """The request as it comes from the network."""
+        return parcel.parcelled(self.message(kind, site, round_, lifetime_s))
+
+    def message(self, kind: str, site: str, round_: int = 1, lifetime_s: float = 60) -> RecordDict:
+        """The signed request, in no parcel."""
         number = round_ if kind == TRAIN else 0
         about = About(federation=FEDERATION, message_type=kind, run=self.run, round=number, site=site)
         claims = request_claims(about, lifetime_s)
-        return parcel.parcelled(sealed(self.request(kind, round_), claims, self.coordinator))
+        return sealed(self.request(kind, round_), claims, self.coordinator)
 
 
 def joined(folder: Path, link: Link | None, job: Job, bundle: str = "0" * 64) -> Home:
@@ -196,6 +200,19 @@ class Coordinator:
         if reply.has_error():
             return {"kind": "error", "code": int(reply.error.code)}
         return opened(reply.content, self._home)
+
+
+def pieces(content: RecordDict, **about: Any) -> Iterator[bytes]:
+    """A question about this message, as the executor sends it; ``about`` are fields of its header."""
+    head, arrays = parcel.split(content)
+    records = flowerside.to_bytes(head)
+    header = wire.Question(size=len(records), bulk=sum(map(len, arrays)), **about)
+    return wire.pieces(header, records, arrays)
+
+
+def message_in(letter: wire.Letter) -> RecordDict:
+    """The message that a letter brings."""
+    return parcel.joined(flowerside.from_bytes(letter.records), letter.bulk.view())
 
 
 def opened(content: RecordDict, home: Home) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +10,11 @@ from flwr.app import Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client import flowerside, wire
+from client.bulk import Bulk
 from client.executor import Executor
+from client.flowerside.runtime import Incoming
 from client.home import Home
+from fedretrain import parcel
 from fedretrain.digest import sha256
 
 from .sites import TRAIN, Job, joined, opened
@@ -42,16 +45,20 @@ def answer(home: Home, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[st
     """What the executor replies to a training request with such a trainer; the questions are added to ``asked``."""
 
     def run(trainer: Trainer, asked: list[wire.Question], bundle: str = BUNDLE) -> dict[str, object]:
-        def ask(_: Path, header: wire.Question, content: bytes, timeout_s: float) -> bytes:
+        def ask(_: Path, sent: Iterator[bytes], timeout_s: float, folder: Path) -> wire.Letter:
             assert timeout_s > 0
+            header, letter = wire.question(sent, folder)
             asked.append(header)
-            return flowerside.to_bytes(trainer(header, flowerside.from_bytes(content)))
+            answer = trainer(header, flowerside.from_bytes(letter.records))
+            return wire.Letter(bytearray(flowerside.to_bytes(answer)), Bulk(folder))
 
         monkeypatch.setattr(wire, "ask", ask)
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 7, 1, 1
-        message = Message(JOB.signed(TRAIN, "north"), 5, TRAIN, ttl=60)
+        head, arrays = parcel.split(JOB.message(TRAIN, "north"))
+        about = Message(head, 5, TRAIN, ttl=60).metadata
         executor = Executor(home, home.load_kit())
-        return opened(executor._answer(message.metadata, flowerside.to_bytes(message.content), bundle), home)
+        message = Incoming(about, head, sum(map(len, arrays)), lambda: iter(arrays))
+        return opened(executor._answer(message, bundle)[0], home)
 
     return run
 

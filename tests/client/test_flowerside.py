@@ -172,7 +172,7 @@ def asking(served: Served) -> Iterator[runtime.Runtime]:
     client.close()
 
 
-def take(client: runtime.Runtime) -> tuple[runtime.Task, Message]:
+def take(client: runtime.Runtime) -> tuple[runtime.Task, runtime.Incoming]:
     task = client.acquire()
     assert task is not None
     return task, task.pull()
@@ -186,9 +186,9 @@ def test_a_task_is_given_as_soon_as_there_is_one(served: Served) -> None:
         task, message = take(client)
         assert 0.2 < time.monotonic() - start < 2.0
         assert task.bundle == BUNDLE
-        assert opened_unsigned(message.content)["kind"] == "train"
+        assert opened_unsigned(message.records)["kind"] == "train"
         assert task.beat()
-        task.reply(message.content)
+        task.reply(message.records)
         [reply] = served.replies()
         assert reply.metadata.reply_to_message_id == message.metadata.message_id
         assert [t.status.sub_status for t in served.state.get_tasks()] == [SubStatus.COMPLETED]
@@ -205,8 +205,8 @@ def test_a_task_whose_executor_died_goes_to_the_next(served: Served) -> None:
         assert again.metadata.message_id == message.metadata.message_id
         assert not lost.beat()
         with pytest.raises(MachineError):
-            lost.reply(message.content)
-        task.reply(again.content)
+            lost.reply(message.records)
+        task.reply(again.records)
         assert len(served.replies()) == 1
 
 
@@ -274,8 +274,8 @@ def test_a_reply_nobody_completes_is_given_up(served: Served, monkeypatch: pytes
     monkeypatch.setattr(node, "ORPHAN_S", 0.2)
     served.put()
     with asking(served) as dead, asking(served) as alive:
-        _, message = take(dead)
-        reply = Message(message.content, reply_to=message)
+        task, message = take(dead)
+        reply = Message(message.records, reply_to=task._message)
         reply.metadata.__dict__["_message_id"] = reply.object_id
         served.state.store_message_and_object_tree(reply, get_object_tree(reply), served.state.start_session(RUN))
         assert len(served.replies()) == 1

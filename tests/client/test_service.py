@@ -16,13 +16,14 @@ import pytest
 from flwr.app import RecordDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from client import flowerside, wire
+from client import wire
 from client.door import Door
 from client.service import Desk, Service
+from fedretrain import parcel
 
-from .sites import TRAIN, Job
+from .sites import TRAIN, Job, message_in, pieces
 
-CONTENT = flowerside.to_bytes(Job().request(TRAIN))
+CONTENT = Job().request(TRAIN)
 
 
 @pytest.fixture
@@ -40,16 +41,16 @@ class Serving:
         self.overran = threading.Event()
         self.seconds = seconds
         self.path = folder / "trainer.sock"
-        self.service = Service(self.path, (), Desk(self.answer, self.overran.set))
+        self.service = Service(self.path, (), Desk(self.answer, self.overran.set), folder)
 
-    def answer(self, question: wire.Question, content: RecordDict) -> RecordDict:
+    def answer(self, question: wire.Question, letter: wire.Letter) -> RecordDict:
         self.asked.append(question.id)
         time.sleep(self.seconds)
-        return content
+        return message_in(letter)
 
-    def ask(self, id_: str = "1", content: bytes = CONTENT, timeout_s: float = 10.0) -> bytes:
-        header = wire.Question(size=len(content), id=id_, message_type=TRAIN)
-        return wire.ask(self.path, header, content, timeout_s)
+    def ask(self, id_: str = "1", content: RecordDict = CONTENT, timeout_s: float = 10.0) -> RecordDict:
+        sent = pieces(content, id=id_, message_type=TRAIN)
+        return message_in(wire.ask(self.path, sent, timeout_s, self.path.parent))
 
 
 @pytest.fixture
@@ -67,10 +68,11 @@ def test_the_socket_is_this_users_alone(serving: Serving) -> None:
 
 
 def test_an_answer_of_many_pieces_arrives(serving: Serving) -> None:
-    """20 MB there and back."""
-    content = flowerside.to_bytes(Job(width=1_250_000).request(TRAIN))
-    assert len(content) > 20_000_000
-    assert serving.ask(content=content) == content
+    """20 MB there and back, through files of which nothing is left."""
+    content = Job(width=1_250_000).request(TRAIN)
+    before = set(serving.path.parent.iterdir())
+    assert parcel.array_parts(serving.ask(content=content)) == parcel.array_parts(content)
+    assert set(serving.path.parent.iterdir()) == before
 
 
 def test_asking_again_gives_the_same_answer_and_does_nothing_twice(serving: Serving) -> None:
@@ -116,7 +118,7 @@ def test_a_trainer_that_fails_over_a_question_answers_the_next(
     with pytest.raises(wire.TrainerLost) as lost:
         serving.ask()
     assert "zero" not in str(lost.value)
-    monkeypatch.setattr(serving.service._desk, "_answer", lambda _, content: content)
+    monkeypatch.setattr(serving.service._desk, "_answer", lambda _, letter: message_in(letter))
     assert serving.ask("2") == CONTENT
 
 

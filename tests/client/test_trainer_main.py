@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client import flowerside, wire
+from client import wire
 from client.home import Home
 from client.identity import load_signing_key
 from client.refusal import Refuser
@@ -21,7 +21,7 @@ from fedretrain.errors import ConfigurationError
 from fedretrain.processes import Child
 from tests.server.fleet import eventually
 
-from .sites import BASE, PREPARE, ROOT, TRAIN, Job, joined, opened, process, started
+from .sites import BASE, PREPARE, ROOT, TRAIN, Job, joined, message_in, opened, pieces, process, started
 
 COORDINATOR = Ed25519PrivateKey.from_private_bytes(bytes(32))
 JOB = Job(coordinator=COORDINATOR)
@@ -38,9 +38,8 @@ def ask(
     home: Home, kind: str, id_: str = "", timeout_s: float = 60.0, decline: wire.Decline | None = None
 ) -> dict[str, object]:
     """What the trainer answers to a signed request."""
-    content = flowerside.to_bytes(JOB.signed(kind, "north"))
-    header = wire.Question(size=len(content), id=kind, message_type=kind)
-    return opened(flowerside.from_bytes(wire.ask(home.socket, header, content, timeout_s)), home)
+    sent = pieces(JOB.message(kind, "north"), id=kind, message_type=kind)
+    return opened(message_in(wire.ask(home.socket, sent, timeout_s, home.run)), home)
 
 
 def without_network(child: Child) -> Child:
