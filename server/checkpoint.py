@@ -1,19 +1,24 @@
 """What a run needs to go on after a crash: one file per round, whole and verified, or not there.
 
-Format ``fedretrain.checkpoint/1``: ``state/round-0003.safetensors`` with the tensors ``params.00000``… (the changing
+Format ``fedretrain.checkpoint/2``: ``state/round-0003.safetensors`` with the tensors ``params.00000``… (the changing
 variables after that round, in the contract's order) and ``server.<name>``… (what the strategy remembers), and this
 metadata::
 
-    {"format": "fedretrain.checkpoint/1",
-     "record": canonical JSON of {"run", "contract", "round", "norms", "history"},
+    {"format": "fedretrain.checkpoint/2",
+     "record": canonical JSON of {"run", "contract", "round", "norms", "history": {"bytes", "sha256"}},
      "sha256": hex over the record, and the tensors by name with dtype and shape}
+
+``state/history.jsonl`` has one canonical JSON object per round, in order. Of it a checkpoint has the length and the
+digest at its time, so that a round costs the same however many went before it; what is longer belongs to a later one.
 
 The last three are kept. A file that does not verify is passed over and named; the one before it counts.
 """
 
+import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +34,9 @@ from fedretrain.digest import canonical_json, sha256, weights_digest
 from fedretrain.errors import MachineError
 from strategies.base import Arrays
 
-FORMAT = "fedretrain.checkpoint/1"
+FORMAT = "fedretrain.checkpoint/2"
 KEEP = 3
+HISTORY = "history.jsonl"
 _NAME = re.compile(r"round-(\d{4,})\.safetensors")
 
 
@@ -51,65 +57,105 @@ class Checkpoint:
     history: tuple[Mapping[str, Any], ...]
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint and remove those that are older than the last three.
+class Checkpoints:
+    """The checkpoints in one folder, which nobody else writes to.
 
-    Raises:
-        MachineError: The disk is full; the checkpoints before are as they were.
-    """
-    fields = {name: getattr(checkpoint, name) for name in ("run", "contract", "round", "norms", "history")}
-    record = canonical_json(fields).decode()
-    named = {f"params.{i:05d}": array for i, array in enumerate(checkpoint.params)}
-    named |= {f"server.{name}": array for name, array in checkpoint.server.items()}
-    tensors = {name: np.asarray(array, order="C") for name, array in named.items()}
-    metadata = {"format": FORMAT, "record": record, "sha256": _content_digest(record, tensors)}
-    path = folder / f"round-{checkpoint.round:04d}.safetensors"
-    with atomic.replacing(path, before_replace=lambda: crash_point("checkpoint-written")) as temporary:
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:
-            raise MachineError(f"{path}: cannot write: {error}; free some space there and resume") from error
-    for old in sorted(_files(folder))[:-KEEP]:
-        with atomic.disk_errors(folder, "remove an old checkpoint"):
-            _files(folder)[old].unlink(missing_ok=True)
-
-
-def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, and the names of newer files that do not.
+    Attributes:
+        newest: The newest that verified when this was made, None where there was none.
+        corrupt: Names of the newer files that did not.
 
     Raises:
         MachineError: The folder cannot be read.
     """
-    corrupt: list[str] = []
-    atomic.remove_leftovers(folder)
-    for _, path in sorted(_files(folder).items(), reverse=True):
-        checkpoint = _load(path)
-        if checkpoint is not None:
-            return checkpoint, corrupt
-        corrupt.append(path.name)
-    return None, corrupt
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rounds = 0  # that the history has on disk
+        self._size = 0
+        self._hash = hashlib.sha256()
+        atomic.remove_leftovers(folder)
+        self.newest, self.corrupt = self._load_newest()
 
-def _load(path: Path) -> Checkpoint | None:
-    """The checkpoint in a file, None where it does not verify."""
-    try:
-        with safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call]  # the package has no types
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        if metadata.get("format") != FORMAT or metadata["sha256"] != _content_digest(metadata["record"], tensors):
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint and remove those that are older than the last three.
+
+        Args:
+            checkpoint: Its history goes on from the one before.
+
+        Raises:
+            MachineError: The disk is full; the checkpoints before are as they were.
+        """
+        self._append(checkpoint.history[self._rounds :])
+        fields = {name: getattr(checkpoint, name) for name in ("run", "contract", "round", "norms")}
+        fields["history"] = {"bytes": self._size, "sha256": self._hash.hexdigest()}
+        record = canonical_json(fields).decode()
+        named = {f"params.{i:05d}": array for i, array in enumerate(checkpoint.params)}
+        named |= {f"server.{name}": array for name, array in checkpoint.server.items()}
+        tensors = {name: np.asarray(array, order="C") for name, array in named.items()}
+        metadata = {"format": FORMAT, "record": record, "sha256": _content_digest(record, tensors)}
+        path = self._folder / f"round-{checkpoint.round:04d}.safetensors"
+        with atomic.replacing(path, before_replace=lambda: crash_point("checkpoint-written")) as temporary:
+            try:
+                save_file(tensors, temporary, metadata)
+            except SafetensorError as error:
+                raise MachineError(f"{path}: cannot write: {error}; free some space there and resume") from error
+        for old in sorted(_files(self._folder))[:-KEEP]:
+            with atomic.disk_errors(self._folder, "remove an old checkpoint"):
+                _files(self._folder)[old].unlink(missing_ok=True)
+
+    def _append(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Put further rounds behind those that count, in place of what a start that was killed left there."""
+        if not records:
+            return
+        lines = b"".join(canonical_json(record) + b"\n" for record in records)
+        path = self._folder / HISTORY
+        with atomic.disk_errors(path), path.open("ab") as file:
+            file.truncate(self._size)
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        self._rounds, self._size = self._rounds + len(records), self._size + len(lines)
+        self._hash.update(lines)
+
+    def _load_newest(self) -> tuple[Checkpoint | None, list[str]]:
+        corrupt: list[str] = []
+        files = sorted(_files(self._folder).items(), reverse=True)
+        path = self._folder / HISTORY
+        with atomic.disk_errors(path, "read"):
+            history = path.read_bytes() if files and path.exists() else b""
+        for _, path in files:
+            checkpoint = self._load(path, history)
+            if checkpoint is not None:
+                return checkpoint, corrupt
+            corrupt.append(path.name)
+        return None, corrupt
+
+    def _load(self, path: Path, history: bytes) -> Checkpoint | None:
+        """The checkpoint in a file, None where it or its part of the history does not verify."""
+        try:
+            with safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call]  # has no types
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            if metadata.get("format") != FORMAT or metadata["sha256"] != _content_digest(metadata["record"], tensors):
+                return None
+            fields = json.loads(metadata["record"])
+            lines = history[: fields["history"]["bytes"]]
+            digest = hashlib.sha256(lines)
+            if len(lines) != fields["history"]["bytes"] or digest.hexdigest() != fields["history"]["sha256"]:
+                return None
+            checkpoint = Checkpoint(
+                run=fields["run"],
+                contract=fields["contract"],
+                round=fields["round"],
+                params=[a for name, a in tensors.items() if name.startswith("params.")],
+                server={name.removeprefix("server."): a for name, a in tensors.items() if name.startswith("server.")},
+                norms=tuple(fields["norms"]),
+                history=tuple(json.loads(line) for line in lines.splitlines()),
+            )
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             return None
-        fields = json.loads(metadata["record"])
-        return Checkpoint(
-            run=fields["run"],
-            contract=fields["contract"],
-            round=fields["round"],
-            params=[a for name, a in tensors.items() if name.startswith("params.")],
-            server={name.removeprefix("server."): a for name, a in tensors.items() if name.startswith("server.")},
-            norms=tuple(fields["norms"]),
-            history=tuple(fields["history"]),
-        )
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        return None
+        self._rounds, self._size, self._hash = len(checkpoint.history), len(lines), digest
+        return checkpoint
 
 
 def _files(folder: Path) -> dict[int, Path]:

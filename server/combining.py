@@ -14,9 +14,10 @@ Used where updates are folded on arrival and travel as they are; see ``server.ro
 """
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,9 +27,11 @@ from fedretrain.messages import Declined, TrainRequest
 from strategies.base import Arrays, State, Streaming, numpy_dtype
 
 from .admission import admit_declined, counted, finite_norm
-from .exchange import Arrival, Question
 from .norms import check_norm
-from .prepare import Site
+
+if TYPE_CHECKING:
+    from .exchange import Arrival, Question
+    from .prepare import Site
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Combination:
     order: TrainRequest
     params: Arrays
     variables: Mapping[str, VariableSpec]
-    sites: tuple[Site, ...]
+    sites: "tuple[Site, ...]"
     empty: tuple[Streaming, State]
     total: int
     bound: float
@@ -73,8 +76,9 @@ class Verdict:
     Attributes:
         node: The site's.
         seconds: Since the round's requests were sent.
-        update: Where it counts.
-        refusal: Where it does not.
+        update: Where it counts. Together with a refusal: where it could not be folded, but its norm is one of those
+            that a first round's bound comes from.
+        refusal: Why it does not count.
         declined: The code a site declined with, empty where there was an update.
     """
 
@@ -113,7 +117,7 @@ class Combining(Protocol):
         """Start a round at once, then yield its parts as they are ready; every site is in exactly one."""
         ...
 
-    def ask_together(self, nodes: Sequence[int], question: Question) -> Iterator[Arrival]:
+    def ask_together(self, nodes: Sequence[int], question: "Question") -> "Iterator[Arrival]":
         """As ``server.exchange.exchange``, for answers without arrays, one per node."""
         ...
 
@@ -142,23 +146,27 @@ class Folding:
         self._state = self._streaming.settle(self._state)
         return self._state
 
-    def take(self, site: str, declared: int, update: Arrays, metrics: Mapping[str, Any]) -> Counted | RejectedUpdate:
-        """Judge one update and fold it where it counts.
+    def take(
+        self, declared: int, update: Arrays, metrics: Mapping[str, Any]
+    ) -> tuple[Counted | None, RejectedUpdate | None]:
+        """Judge one update and fold it where it counts; as ``Verdict`` has the two.
 
         Args:
-            site: Whose.
-            declared: Training examples it declared when it was prepared.
+            declared: Training examples the site declared when it was prepared.
             update: Site minus global, in the order of ``variables``.
             metrics: ``num-examples`` and the site's claims.
         """
+        judged = None
         try:
             examples, claims, flags = counted(metrics, declared)
             norm = finite_norm(update, self._variables)
             check_norm(norm, self._bound)
+            if math.isinf(self._bound):
+                judged = Counted(examples, norm, claims, flags)
             self._state = self._streaming.fold(self._state, update, examples)
         except RejectedUpdate as refusal:
-            return refusal.with_traceback(None)  # its frames hold the update
-        return Counted(examples, norm, claims, flags)
+            return judged, refusal.with_traceback(None)  # its frames hold the update
+        return Counted(examples, norm, claims, flags), None
 
     def refuse(self, site: str, declined: Declined) -> RejectedUpdate:
         """A site's refusal, as it is shown."""

@@ -32,8 +32,9 @@ under ``at``. Names of sites are sorted::
     warning             text
 """
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,14 +43,16 @@ from fedretrain.runfolder import RunFolder
 
 @dataclass(frozen=True)
 class EventLog:
-    """Call it with a kind and its fields; every number has to be finite."""
+    """Call it with a kind and its fields, from any thread; every number has to be finite."""
 
     folder: RunFolder
     watcher: Callable[[dict[str, Any]], None] | None = None
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, compare=False)
 
     def __call__(self, event: str, **fields: Any) -> None:
         """Write the event down, then tell the watcher; raises MachineError on a full disk."""
-        entry = {"event": event, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
-        self.folder.append_event(entry)
-        if self.watcher is not None:
-            self.watcher(entry)
+        with self._one_at_a_time:
+            entry = {"event": event, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
+            self.folder.append_event(entry)
+            if self.watcher is not None:
+                self.watcher(entry)

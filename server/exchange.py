@@ -64,14 +64,25 @@ class Arrival:
 
 
 def exchange(grid: Grid, nodes: Sequence[int], question: Question, messenger: Messenger = PLAIN) -> Iterator[Arrival]:
-    """Put the question to every node and yield one arrival per node, and one more per surplus reply.
+    """Put the question to every node at once; then yield one arrival per node, and one more per surplus reply.
 
     Raises:
-        MachineError: The messages cannot be sent, or the grid itself broke down.
+        MachineError: The messages cannot be sent, or, while arrivals are awaited, the grid itself broke down.
     """
     start = time.monotonic()
     letters = messenger.seal(nodes, question)
-    asked = _push(grid, letters, question)
+    return _arrivals(grid, nodes, question, messenger, letters, _push(grid, letters, question), start)
+
+
+def _arrivals(  # noqa: PLR0913, PLR0917 - what an exchange knows
+    grid: Grid,
+    nodes: Sequence[int],
+    question: Question,
+    messenger: Messenger,
+    letters: dict[int, Letter],
+    asked: dict[str, int],
+    start: float,
+) -> Iterator[Arrival]:
     for node in sorted(set(nodes) - set(asked.values())):
         undelivered = ("late", "the request could not be delivered") if node in letters else ("site", _NO_MEMBER)
         yield Arrival(node, RejectedUpdate(*undelivered), 0.0)

@@ -7,6 +7,7 @@ Where the norm bound is known when the round begins, a reply is judged and folde
 there is nothing to compare with yet: replies wait on disk and are judged by that round's own norms at its end.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from fedretrain.messages import Declined
 
 from .admission import Expected, Update, admit_train, judged, wire_bytes
 from .aggregate import Collector, Contribution
+from .combining import Verdict, shown_refusal, update_bytes
 from .events import EventLog
 from .exchange import Arrival
 from .norms import check_norm, norm_bound
@@ -79,8 +81,10 @@ class Intake:
         self.forgetful: set[int] = set()
         self.replies = 0
         self.bytes_up = 0
+        self._unfolded: dict[str, RejectedUpdate] = {}
         self.collector = collector
         self._expected = expected
+        self._update_bytes = update_bytes(expected.variables)
         self._sites = {site.node: site for site in asked}
         self._bounds = bounds
         self._emit = emit
@@ -97,19 +101,73 @@ class Intake:
         if isinstance(answer, Declined) and answer.code in FORGETFUL:
             self.forgetful.add(site.node)
 
+    def receive_verdict(self, verdict: Verdict) -> None:
+        """A site's update was judged, and folded where it counts, elsewhere (``server.combining``)."""
+        site = self._sites[verdict.node]
+        size = 0 if verdict.declined else self._update_bytes
+        self.replies += 1
+        self.bytes_up += size
+        if verdict.update is not None:
+            u = verdict.update
+            self._admit(Update(site.name, [], u.examples, u.norm, u.claims, u.flags), size, verdict.seconds)
+        if verdict.refusal is not None:
+            if verdict.update is not None:
+                self._unfolded[site.name] = verdict.refusal
+            else:
+                self._quarantine(site.name, verdict.refusal)
+        if verdict.declined in FORGETFUL:
+            self.forgetful.add(site.node)
+
+    def lose(self, node: int, seconds: float) -> None:
+        """No answer by the deadline, ``seconds`` after the request; what counted so far of that site does not."""
+        name = self._sites[node].name
+        self.admitted.pop(name, None)
+        self._quarantine(name, RejectedUpdate("late", f"expected a complete reply within {seconds:g} s, got none"))
+
+    @property
+    def bound(self) -> float:
+        """The largest L2 norm an update may have: infinite while the first round's replies come in."""
+        bounds = self._bounds
+        return norm_bound(bounds.previous, bounds.global_norm, bounds.fixed) if bounds.known else math.inf
+
     def settle(self) -> None:
-        """All replies are in: judge those that had to wait."""
+        """All replies are in: judge those that had to wait, and fold those that count."""
         if self._bounds.known:
             return
-        norms = [a.norm for a in self.admitted.values()]
-        bound = norm_bound(norms, self._bounds.global_norm, None)
+        self._judge_norms()
+        for name in sorted(self.admitted):
+            try:
+                self.collector.take(name, self.admitted[name].examples)
+            except RejectedUpdate as refusal:
+                self._drop(name, refusal)
+
+    def settle_folded(self) -> tuple[float, bool]:
+        """As ``settle``, for updates that are folded already.
+
+        Returns:
+            The bound on their norms; and whether an update that does not count is in the sums.
+        """
+        if self._bounds.known:
+            return self.bound, False
+        folded = set(self.admitted) - set(self._unfolded)
+        bound = self._judge_norms()
+        for name in sorted(set(self._unfolded) & set(self.admitted)):
+            self._drop(name, self._unfolded[name])
+        return bound, not folded <= set(self.admitted)
+
+    def _judge_norms(self) -> float:
+        """Quarantine by the bound that the first round's own norms give; returns it."""
+        bound = norm_bound([a.norm for a in self.admitted.values()], self._bounds.global_norm, None)
         for name in sorted(self.admitted):
             try:
                 check_norm(self.admitted[name].norm, bound)
-                self.collector.take(name, self.admitted[name].examples)
             except RejectedUpdate as refusal:
-                del self.admitted[name]
-                self._quarantine(name, refusal)
+                self._drop(name, refusal)
+        return bound
+
+    def _drop(self, name: str, refusal: RejectedUpdate) -> None:
+        del self.admitted[name]
+        self._quarantine(name, refusal)
 
     def contributions(self) -> list[Contribution]:
         """The replies that count, sorted by site."""
@@ -138,12 +196,14 @@ class Intake:
         if update.site in self.admitted:
             return RejectedUpdate("stale", "a second reply to the same request")
         try:
-            if self._bounds.known:
-                bounds = self._bounds
-                check_norm(update.norm, norm_bound(bounds.previous, bounds.global_norm, bounds.fixed))
+            check_norm(update.norm, self.bound)
             self.collector.add(update.site, update.arrays, update.examples, update.norm)
         except RejectedUpdate as refusal:
             return refusal.with_traceback(None)
+        self._admit(update, size, seconds)
+        return None
+
+    def _admit(self, update: Update, size: int, seconds: float) -> None:
         admitted = Admitted(
             site=update.site,
             examples=update.examples,
@@ -155,7 +215,6 @@ class Intake:
         )
         self.admitted[update.site] = admitted
         self._emit("reply", round=self._expected.round, **asdict(admitted))
-        return None
 
     def _quarantine(self, site: str, refusal: RejectedUpdate) -> None:
         self.quarantined.append(Quarantined(site, refusal.code, refusal.detail))
@@ -163,11 +222,7 @@ class Intake:
 
 
 def _refusal(answer: Declined | RejectedUpdate) -> RejectedUpdate:
-    if isinstance(answer, RejectedUpdate):
-        return answer
-    where = f" at {answer.where}" if answer.where else ""
-    expected = f": expected {answer.expected}" if answer.expected else ""
-    return RejectedUpdate("declined", f"{answer.code}{where}{expected}")
+    return answer if isinstance(answer, RejectedUpdate) else shown_refusal(answer)
 
 
 def _mean(name: str, counted: Sequence[Admitted], weights: Mapping[str, int]) -> float | None:

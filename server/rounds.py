@@ -4,7 +4,8 @@ Invariants:
 
 - One site can never stop a run: whatever it sends or withholds costs its own reply, within the deadline.
 - What a round decides does not depend on the order in which replies arrive.
-- A round counts when its checkpoint is in place, and not before; nothing is announced earlier.
+- A round counts when its checkpoint is in place, and not before; nothing is announced earlier. The next round's
+  requests may be out by then, but nothing that comes of them counts before.
 - A round without enough updates changes nothing, and the run gives up after a bounded number of them.
 
 It cannot tell a deployment from a simulation: it sees a Flower ``Grid``.
@@ -13,7 +14,9 @@ It cannot tell a deployment from a simulation: it sees a Flower ``Grid``.
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,23 +25,23 @@ from flwr.serverapp import Grid
 from fedretrain.crashpoint import crash_point
 from fedretrain.digest import weights_digest
 from fedretrain.errors import ConfigurationError, RunFailed
-from fedretrain.messages import TRAIN, TrainRequest, pack
 from fedretrain.runfolder import RunFolder
 from strategies.base import Arrays
 
-from . import checkpoint
-from .admission import Expected, wire_bytes
+from .admission import Expected
 from .aggregate import Memory, make_method
+from .asking import Asking, ByMessage, Round, Together, may_combine
 from .attendance import Attendance
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, Checkpoints
+from .combining import Combining
 from .events import EventLog
-from .exchange import Question, exchange
 from .intake import Bounds, Intake
 from .messenger import PLAIN, Messenger
 from .monitor import Monitor
 from .norms import l2_norm
 from .plan import Plan
 from .prepare import Site
+from .saving import Saver
 from .spool import Spool
 
 ABANDONED_IN_A_ROW = 2  # after so many rounds without enough updates the run stops
@@ -98,7 +101,12 @@ class Rounds:
             RunFailed: Too few sites, or too many rounds in a row that could not be completed. The state is kept.
             MachineError: The disk, or the way to the sites.
         """
-        state = self._resume() or self._begin()
+        checkpoints = Checkpoints(self._folder.state)
+        self._saver = Saver(checkpoints, self._emit)
+        with closing(self._saver):
+            return self._run(self._resume(checkpoints) or self._begin())
+
+    def _run(self, state: Checkpoint) -> Checkpoint:
         contract = self._plan.contract
         self._emit(
             "run-started",
@@ -116,6 +124,7 @@ class Rounds:
             advanced = self._next(state)
             enough = advanced is None
             state = advanced or state
+        self._saver.wait()
         self._monitor.settle()
         return state
 
@@ -124,10 +133,10 @@ class Rounds:
         memory = self._method.begin(params)
         return Checkpoint(self._plan.run, self._plan.contract.digest, 0, params, memory, (), ())
 
-    def _resume(self) -> Checkpoint | None:
+    def _resume(self, checkpoints: Checkpoints) -> Checkpoint | None:
         """The newest checkpoint that verifies, None where the run begins."""
-        state, corrupt = checkpoint.load_newest(self._folder.state)
-        for file in corrupt:
+        state = checkpoints.newest
+        for file in checkpoints.corrupt:
             self._emit("checkpoint-corrupt", file=file, used=state.round if state else 0)
         if state is None:
             return None
@@ -156,6 +165,7 @@ class Rounds:
                 return self._round(state, number, attempt)
             except RunFailed as failed:
                 reason = str(failed)
+                self._saver.wait()
                 self._method.restore(state.server)
                 self._emit("round-abandoned", round=number, reason=reason)
                 if self._monitor.settle():
@@ -172,9 +182,11 @@ class Rounds:
         self._forgetful = set()
         self._traffic.base += self._attendance.take_base_bytes()
         asked = self._choose(sites, state, number, attempt)
-        self._emit("round-started", round=number, sites=[site.name for site in asked])
         with Spool(self._folder.spool, self._plan.contract.changing_specs) as spool:
-            intake = self._ask(state, number, asked, spool)
+            asking, intake = self._send(state, number, asked, spool)
+            self._saver.wait()
+            self._emit("round-started", round=number, sites=[site.name for site in asked])
+            self._take(asking, intake)
             memory, params = self._combine(intake, state)
         crash_point("aggregated")
         if self._monitor.settle():
@@ -182,11 +194,8 @@ class Rounds:
         record = self._record(intake, number, asked, time.monotonic() - start)
         norms = tuple(intake.admitted[name].norm for name in sorted(intake.admitted))
         advanced = Checkpoint(state.run, state.contract, number, params, memory, norms, (*state.history, record))
-        checkpoint.save(self._folder.state, advanced)
-        crash_point("checkpoint-committed")
+        self._saver.begin(advanced)
         self._traffic = Traffic()
-        self._emit("checkpoint", round=number)
-        self._emit("round-finished", **record)
         self._monitor.look(number, params)
         return advanced
 
@@ -201,36 +210,32 @@ class Rounds:
         seed = (self._plan.train.seed, number, attempt)
         return [sites[name] for name in sample(names, participation.fraction, participation.min_sites, seed)]
 
-    def _ask(self, state: Checkpoint, number: int, asked: Sequence[Site], spool: Spool) -> Intake:
-        """Send the global values to the sites and take their replies until all are in or the deadline has passed."""
-        contract, participation = self._plan.contract, self._plan.job.participation
-        plan, digest = self._plan, weights_digest(state.params)
-        expected = Expected(plan.run, number, contract.digest, digest, plan.variables, plan.codec)
+    def _send(self, state: Checkpoint, number: int, asked: Sequence[Site], spool: Spool) -> tuple[Asking, Intake]:
+        """Send the global values to the sites; where their replies go."""
+        plan, participation = self._plan, self._plan.job.participation
+        digest = weights_digest(state.params)
+        expected = Expected(plan.run, number, state.contract, digest, plan.variables, plan.codec)
         bounds = Bounds(state.norms, l2_norm(state.params), participation.max_update_norm)
+        together = may_combine(self._grid, self._messenger, plan.codec)
         declared = sum(site.train_examples for site in asked)
-        collector = self._method.collect(spool, declared, at_once=bounds.known)
-        intake = Intake(expected, asked, bounds, collector, self._emit)
-        question = self._question(expected, state.params, len(asked))
-        for arrival in exchange(self._grid, [site.node for site in asked], question, self._messenger):
-            intake.receive(arrival)
-        intake.settle()
+        collect = partial(self._method.collect, spool, declared, at_once=bounds.known or together)
+        intake = Intake(expected, asked, bounds, collect(), self._emit)
+        round_ = Round(expected, state.params, asked, participation.deadline_s)
+        asking: Asking
+        if together and isinstance(self._grid, Combining) and intake.collector.folds:
+            asking = Together(self._grid, round_, collect, intake.bound)
+        else:
+            asking = ByMessage(self._grid, self._messenger, round_)
+        self._traffic.down += asking.bytes_down
+        self._traffic.requests += len(asked)
+        return asking, intake
+
+    def _take(self, asking: Asking, intake: Intake) -> None:
+        """Take the replies until all are in or the deadline has passed."""
+        asking.take(intake)
         self._forgetful = intake.forgetful
         self._traffic.up += intake.bytes_up
         self._traffic.replies += intake.replies
-        return intake
-
-    def _question(self, expected: Expected, params: Arrays, sites: int) -> Question:
-        order = TrainRequest(
-            run=expected.run,
-            round=expected.round,
-            contract=expected.contract,
-            globals_digest=expected.globals_digest,
-        )
-        content = pack(order, dict(zip(expected.variables, params, strict=True)))
-        self._traffic.down += wire_bytes(content) * sites
-        self._traffic.requests += sites
-        deadline = self._plan.job.participation.deadline_s
-        return Question(content, TRAIN, str(expected.round), deadline, expected.round)
 
     def _combine(self, intake: Intake, state: Checkpoint) -> tuple[Memory, Arrays]:
         """What the admitted updates make of the global values; raises RunFailed where they are too few."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fedretrain.errors import MachineError
-from server.checkpoint import Checkpoint, load_newest, save
+from server.checkpoint import Checkpoint, Checkpoints
 
 
 def checkpoint(completed: int, size: int = 3) -> Checkpoint:
@@ -24,6 +24,16 @@ def checkpoint(completed: int, size: int = 3) -> Checkpoint:
         norms=(0.1, 2.5),
         history=({"round": 1, "admitted": ["a"], "seconds": 0.1},),
     )
+
+
+def save(folder: Path, given: Checkpoint) -> None:
+    """By a process that has just opened the folder."""
+    Checkpoints(folder).save(given)
+
+
+def load_newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    opened = Checkpoints(folder)
+    return opened.newest, opened.corrupt
 
 
 def same(a: Checkpoint | None, b: Checkpoint) -> bool:
@@ -55,6 +65,7 @@ def test_the_last_three_are_kept(tmp_path: Path) -> None:
     for completed in (9997, 9998, 9999, 10000):
         save(tmp_path, checkpoint(completed))
     assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "history.jsonl",
         "round-10000.safetensors",
         "round-9998.safetensors",
         "round-9999.safetensors",
@@ -100,9 +111,36 @@ def test_fault_38_a_full_disk_leaves_the_checkpoints_before(tmp_path: Path) -> N
             save(tmp_path, checkpoint(2, size=100_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [p.name for p in tmp_path.iterdir()] == ["round-0001.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["history.jsonl", "round-0001.safetensors"]
     save(tmp_path, checkpoint(2, size=100_000))
     assert same(load_newest(tmp_path)[0], checkpoint(2, size=100_000))
+
+
+def test_the_history_is_written_once(tmp_path: Path) -> None:
+    """Each round appends its own line; what a later one left is no part of an earlier one, and is written over."""
+    rounds = [{"round": n, "admitted": ["a"] * n} for n in (1, 2, 3)]
+    opened = Checkpoints(tmp_path)
+    for n in (1, 2, 3):
+        opened.save(dataclasses.replace(checkpoint(n), history=tuple(rounds[:n])))
+    (tmp_path / "round-0003.safetensors").write_bytes(b"")
+    again = Checkpoints(tmp_path)
+    assert again.newest is not None
+    assert again.newest.history == tuple(rounds[:2])
+    last = {"round": 3, "admitted": ["b"]}
+    again.save(dataclasses.replace(checkpoint(3), history=(*again.newest.history, last)))
+    assert same(Checkpoints(tmp_path).newest, dataclasses.replace(checkpoint(3), history=(*rounds[:2], last)))
+
+
+def test_a_checkpoint_without_its_history_is_passed_over(tmp_path: Path) -> None:
+    """A flipped byte in the line of its own round: the one before counts."""
+    opened = Checkpoints(tmp_path)
+    for n in (1, 2):
+        opened.save(dataclasses.replace(checkpoint(n), history=({"round": 1}, {"round": 2})[:n]))
+    (tmp_path / "history.jsonl").write_bytes(b'{"round":1}\n{"round":7}\n')
+    newest, corrupt = load_newest(tmp_path)
+    assert newest is not None
+    assert newest.history == ({"round": 1},)
+    assert corrupt == ["round-0002.safetensors"]
 
 
 def test_fault_36_killed_while_writing_the_one_before_counts(tmp_path: Path) -> None:
