@@ -6,6 +6,7 @@
     port       of the SuperNode's Runtime API, while it answers
     problem    one line while something keeps the site from taking part, for ``up`` and ``log``
     node.json  the number the server knows this SuperNode by, and on which machine; outlives a start
+    objects/   what large messages are made of, while the SuperNode has them
     up.lock    held by ``client up``; has its process id
 
 Invariant: a file is there whole or not at all, readable by this user alone.
@@ -25,6 +26,7 @@ from fedretrain.errors import MachineError
 from .home import Home
 
 LOCK = "up.lock"
+OBJECTS = "objects"
 _NODE = "node.json"
 _PROBLEM = "problem"
 _KEPT = (LOCK, _NODE)

@@ -158,7 +158,8 @@ def _attempt(home: Home) -> None:
     from .flowerside.node import Node, run_supernode
 
     update_console_handler(timestamps=True, colored=False)
-    node = Node(kit.address, kit.ca.encode(), key, runfiles.secret(home), runfiles.last_node(home))
+    objects = home.run / runfiles.OBJECTS
+    node = Node(kit.address, kit.ca.encode(), key, runfiles.secret(home), runfiles.last_node(home), objects)
     try:
         run_supernode(node, Reporter(home, kit.address))
     finally:

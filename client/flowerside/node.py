@@ -8,10 +8,12 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -44,6 +46,7 @@ PAUSE_S = (0.1, 2.0)  # shortest and longest between two questions to the server
 PAUSE_SHARE = 0.1  # of the time since the last message: asking for the next one adds at most this to a wait
 ACQUIRE_WAIT_S = 10.0  # how long the Runtime API holds a request for a task, below the client's 30 s
 ORPHAN_S = 5.0  # how long the SuperNode waits for a reply that no executor works on
+AT_A_TIME = 4  # objects, of some 4 MiB, that are in memory while a reply is pushed
 _OWN_PATHS = ("activate-node", "pull-messages", "send-node-heartbeat")  # a refusal here concerns the site itself
 
 
@@ -52,7 +55,7 @@ class Node:
     """What a SuperNode needs: gateway ``host:port``, PEM of its authority, its key, the secret of the Runtime API.
 
     ``before`` is the id the server knew this very installation by, 0 where unknown: a node that was killed is still
-    taken for connected, and is signed off first.
+    taken for connected, and is signed off first. ``folder`` is for the objects of large messages.
     """
 
     address: str
@@ -60,6 +63,7 @@ class Node:
     key: EllipticCurvePrivateKey
     secret: bytes
     before: int = 0
+    folder: Path | None = None
 
 
 class Listener(Protocol):
@@ -91,7 +95,7 @@ def run_supernode(node: Node, listener: Listener) -> None:
     Raises:
         MachineError: It cannot go on; the listener has been told why as far as the server was involved.
     """
-    state = State()
+    state = State(node.folder)
     stop = _serve_runtime(state, node.secret, listener)
     add_exit_handler(stop)
     try:
@@ -124,11 +128,12 @@ def _adapted(node: Node, state: State, listener: Listener) -> Iterator[None]:
     def thread_ended(arguments: threading.ExceptHookArgs) -> None:
         ended.append(str(arguments.exc_value or arguments.exc_type.__name__))
 
-    pull = partial(pull_objects, initial_backoff=SHORTEST_BACKOFF_S, backoff_cap=LONGEST_BACKOFF_S)
+    push = partial(_push_few_at_a_time, loop.push_object_contents_from_iterable)
     connect = partial(_connection, fleet.http_request_response, node, listener)
     replaced: list[tuple[Any, str, Any]] = [
         (loop, "time", SimpleNamespace(sleep=partial(_sleep, state, ended))),
-        (loop, "pull_objects", pull),
+        (loop, "pull_objects", partial(_pull_into, state)),
+        (loop, "push_object_contents_from_iterable", push),
         (loop, "_pull_and_store_message", partial(_take_whole, state, loop._pull_and_store_message)),  # noqa: SLF001
         (loop, "flwr_exit", end),
         (loop, "http_request_response", connect),
@@ -144,6 +149,26 @@ def _adapted(node: Node, state: State, listener: Listener) -> Iterator[None]:
     finally:
         for owner, name, value in before:
             setattr(owner, name, value)
+
+
+def _pull_into(own: State, object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
+    """Flower's pulling of a message's objects, each into the store as it comes, and none of them given to the loop."""
+
+    def pull(object_id: str) -> bytes:
+        own.object_store.put(object_id, pull_object_fn(object_id))
+        return b""
+
+    pull_objects(object_ids, pull, initial_backoff=SHORTEST_BACKOFF_S, backoff_cap=LONGEST_BACKOFF_S)
+    return {}
+
+
+def _push_few_at_a_time(
+    push: Callable[..., None], contents: Iterable[tuple[str, bytes]], push_object_fn: Callable[[str, bytes], None]
+) -> None:
+    """Flower's pushing, which takes all of a reply into memory before the first of its objects is on its way."""
+    rest = iter(contents)
+    while few := list(islice(rest, AT_A_TIME)):
+        push(few, push_object_fn=push_object_fn)
 
 
 def _take_whole(own: State, take: Callable[..., int | None], **named: Any) -> int | None:

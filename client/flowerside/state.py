@@ -4,6 +4,7 @@ Invariants:
 
 - One executor at a time: the one that asked for a task last. What an earlier one had in hand is offered again.
 - A request for a task is held until there is one, so that nobody polls.
+- What large messages are made of lies in files, not in memory; they are gone with the message, or at the next start.
 
 Locks are taken in this order: ``_turn``, Flower's task store, Flower's message store, ``_changed``.
 """
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from flwr.app import Message
@@ -20,31 +22,68 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
+from fedretrain import atomic
+
 ATTEMPTS = 3  # executors that may take a task before it is given up: one that ends them all is not offered for ever
+IN_MEMORY = 256 * 1024  # bytes; larger objects lie in files
 OBJECT_WAIT_S = 5.0  # how long the Runtime API holds a request for an object that is not there yet
 
 
-class _Objects(InMemoryObjectStore):
-    """Flower's store of what messages are made of, which says when something came."""
+class Objects(InMemoryObjectStore):
+    """Flower's store of what messages are made of, which says when something came.
 
-    def __init__(self, came: Callable[[], None]) -> None:
+    Args:
+        came: Called when an object came.
+        folder: Of this store alone, emptied here; objects of more than ``IN_MEMORY`` bytes lie there. None: none does.
+    """
+
+    def __init__(self, came: Callable[[], None], folder: Path | None = None) -> None:
         super().__init__()
-        self._came = came
+        self._came, self._folder = came, folder
+        if folder is not None:
+            atomic.make_folder(folder, mode=0o700)
+            for left in folder.iterdir():
+                left.unlink()
 
     def put(self, object_id: str, object_content: bytes) -> None:
+        """As Flower's."""
         super().put(object_id, object_content)
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            if self._folder is not None and entry is not None and len(entry.content) > IN_MEMORY:
+                (self._folder / object_id).write_bytes(entry.content)
+                entry.content = b""
         self._came()
+
+    def get(self, object_id: str) -> bytes | None:
+        """As Flower's."""
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            if self._folder is not None and entry is not None and entry.is_available and not entry.content:
+                return (self._folder / object_id).read_bytes()
+            return super().get(object_id)
+
+    def delete(self, object_id: str) -> None:
+        """As Flower's, which calls this for the objects below as well."""
+        with self.lock_store:
+            super().delete(object_id)
+            if self._folder is not None and object_id not in self.store:
+                (self._folder / object_id).unlink(missing_ok=True)
 
 
 class State(InMemoryNodeState):
-    """See the module docstring. ``active_at``: when a message or a reply last came (``time.monotonic``)."""
+    """See the module docstring. ``active_at``: when a message or a reply last came (``time.monotonic``).
 
-    def __init__(self) -> None:
+    Args:
+        folder: For objects of large messages, of this state alone; None keeps them in memory.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
         self.active_at = self._worked_at = time.monotonic()
         self._changed, self._version, self._seen = threading.Condition(), 0, 0
         self._turn, self._asker = threading.Lock(), 0
         self._taken_back: Counter[int] = Counter()
-        super().__init__(_Objects(self._notify))
+        super().__init__(Objects(self._notify, folder))
 
     def store_message(self, message: Message) -> str | None:
         """As Flower's."""

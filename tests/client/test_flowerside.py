@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,10 +14,12 @@ import flwr.supernode.start_client_internal as loop
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common.constant import SubStatus
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.fab import Fab
-from flwr.supercore.inflatable.inflatable_object import get_object_tree
+from flwr.supercore.inflatable.inflatable_object import get_object_id, get_object_tree, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.routers.fleet.node_auth import authenticate_node
@@ -25,6 +28,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from client import flowerside
 from client.flowerside import node, runtime
 from client.flowerside.state import State
+from fedretrain import parcel
 from fedretrain.digest import sha256
 from fedretrain.errors import MachineError
 
@@ -57,7 +61,8 @@ def test_the_loop_waits_ends_and_connects_where_it_is_adapted() -> None:
     """Three sleeps of known lengths, and the names that ``_adapted`` replaces, looked up when they are used."""
     source = inspect.getsource(loop)
     assert (source.count("time.sleep(3)"), source.count("time.sleep(0.5)"), source.count("time.sleep(")) == (1, 2, 3)
-    for module, names in ((loop, ("pull_objects(", "http_request_response(", "flwr_exit(")), (fleet, ("flwr_exit(",))):
+    of_loop = ("pull_objects(", "push_object_contents_from_iterable(", "http_request_response(", "flwr_exit(")
+    for module, names in ((loop, of_loop), (fleet, ("flwr_exit(",))):
         for name in names:
             assert name in inspect.getsource(module)
     assert "NodeAuthHttpInterceptor(private_key, public_key)" in inspect.getsource(fleet)
@@ -131,8 +136,8 @@ def test_pauses_grow_with_how_long_nothing_came(monkeypatch: pytest.MonkeyPatch)
 class Served:
     """A Runtime API with a message in it, as the loop puts it there."""
 
-    def __init__(self) -> None:
-        self.state, told = State(), Told()
+    def __init__(self, folder: Path) -> None:
+        self.state, told = State(folder), Told()
         self.state.set_node_id(5)
         self.stop = node._serve_runtime(self.state, SECRET, told)
         self.port = told.port
@@ -140,7 +145,7 @@ class Served:
     def client(self) -> runtime.Runtime:
         return runtime.Runtime(self.port, SECRET)
 
-    def put(self) -> str:
+    def put(self, content: RecordDict | None = None) -> str:
         """The message's id."""
         fab = Fab(hash_str=BUNDLE, content=b"bundle", verifications={})
         run = Run.create_empty(RUN)
@@ -149,7 +154,7 @@ class Served:
         self.state.store_fab(fab)
         self.state.set_run_series_context(1, Context(RUN, 5, {}, RecordDict(), {}, 1))
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN, 1, 1
-        message = Message(Job().request(TRAIN), 5, TRAIN)
+        message = Message(content or Job().request(TRAIN), 5, TRAIN)
         loop._insert_message(message, self.state, self.state.object_store)
         self.state.create_task("flwr-clientapp", RUN, fab.hash_str)
         return message.metadata.message_id
@@ -159,8 +164,8 @@ class Served:
 
 
 @pytest.fixture
-def served() -> Iterator[Served]:
-    made = Served()
+def served(tmp_path: Path) -> Iterator[Served]:
+    made = Served(tmp_path / "objects")
     yield made
     made.stop()
 
@@ -192,6 +197,56 @@ def test_a_task_is_given_as_soon_as_there_is_one(served: Served) -> None:
         [reply] = served.replies()
         assert reply.metadata.reply_to_message_id == message.metadata.message_id
         assert [t.status.sub_status for t in served.state.get_tasks()] == [SubStatus.COMPLETED]
+
+
+def test_a_large_message_passes_part_by_part(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parts lie in files while the SuperNode has them, and the executor sends a reply of them one at a time."""
+    monkeypatch.setattr(parcel, "PART_BYTES", 2**20)
+    monkeypatch.setattr(runtime, "PART_BYTES", 2**20)
+    head, arrays = parcel.split(Job(width=300_000).request(TRAIN))
+    data = b"".join(arrays)
+    with asking(served) as client:
+        served.put(parcel.parcelled(Job(width=300_000).request(TRAIN)))
+        assert len(list((tmp_path / "objects").iterdir())) > 2  # of six parts, some of which are equal
+        assert max(len(entry.content) for entry in served.state.object_store.store.values()) < 2**20
+        task, message = take(client)
+        assert (message.records, message.size) == (head, len(data))
+        assert b"".join(message.parts()) == b"".join(message.parts()) == data
+        task.reply(message.records, memoryview(data))
+        [reply] = served.replies()
+        found = served.state.object_store
+        tree = found.get_object_tree(reply.metadata.message_id)
+        contents = {t.object_id: found.get(t.object_id) for t in iterate_object_tree(tree)}
+        whole = inflate_object_from_contents(tree.object_id, contents)
+        assert parcel.split(parcel.opened(whole.content)) == (head, arrays)
+        found.delete(reply.metadata.message_id)
+        assert not list((tmp_path / "objects").iterdir())
+
+
+def test_a_message_is_neither_pulled_nor_pushed_in_one() -> None:
+    """What the loop would keep in a dictionary, or put into its threads' queue, it does not have."""
+    state, read = State(), list[str]()
+    contents = {get_object_id(c): c for c in (ConfigRecord({"n": i}).deflate() for i in range(9))}
+    state.object_store.preregister(
+        RUN, ObjectTree(object_id="0" * 64, children=[ObjectTree(object_id=i) for i in contents])
+    )
+    assert node._pull_into(state, list(contents), contents.__getitem__) == {}
+    assert {i: state.object_store.get(i) for i in contents} == contents
+
+    def reading() -> Iterator[tuple[str, bytes]]:
+        for object_id, content in contents.items():
+            read.append(object_id)
+            yield object_id, content
+
+    ahead, pushed = list[int](), dict[str, bytes]()
+
+    def push(object_id: str, content: bytes) -> None:
+        ahead.append(len(read) - len(pushed))
+        pushed[object_id] = content
+
+    node._push_few_at_a_time(loop.push_object_contents_from_iterable, reading(), push)
+    assert pushed == contents
+    assert max(ahead) <= node.AT_A_TIME
 
 
 def test_a_task_whose_executor_died_goes_to_the_next(served: Served) -> None:
