@@ -1,4 +1,4 @@
-"""The local engine: a Flower ``Grid`` whose nodes are site files on this machine, served by worker processes.
+"""The local engine: a Flower ``Grid`` whose nodes are simulated sites on this machine, served by worker processes.
 
 Invariants:
 
@@ -11,7 +11,7 @@ Invariants:
 Use::
 
     with WorkerPool(workers) as pool:               # workers import TensorFlow while the job is being prepared
-        with LocalGrid(Sites(site_files(job), folder.store), pool=pool) as grid:
+        with LocalGrid(Sites(simulated_sites(job), folder.store), pool=pool) as grid:
             execute(job, grid, folder)
 
 What a faster engine would change (shared memory, sums made in the workers) is behind ``WorkerPool`` and the frames of
@@ -52,10 +52,10 @@ class _Exchange:
 
 
 class LocalGrid(Grid):
-    """A grid over site files; nodes are numbered from 1 in the order of the sites' names.
+    """A grid over simulated sites; nodes are numbered from 1 in the order of the sites' names.
 
     Args:
-        sites: The sites' files, store and poison.
+        sites: The sites' data, store and poison.
         workers: How many worker processes to start where no ``pool`` is given; default: cores, at most one per site.
         pool: Workers that run already; they stay when the grid is closed.
         logs: Folder for the logs of workers started here; default: standard error.
@@ -72,13 +72,13 @@ class LocalGrid(Grid):
         on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self._sites = sites
-        self._names = dict(enumerate(sorted(sites.files), start=1))
+        self._names = dict(enumerate(sorted(sites.sources), start=1))
         self._on_event = on_event
         self._exchanges: dict[str, _Exchange] = {}
         self._arrived = threading.Condition()
         self._telling = threading.Lock()
         self._owns_pool = pool is None
-        self._pool = pool or WorkerPool(workers or default_workers(len(sites.files)), logs=logs)
+        self._pool = pool or WorkerPool(workers or default_workers(len(sites.sources)), logs=logs)
         self.set_run(Run.create_empty(run_id=1))
 
     def __enter__(self) -> "LocalGrid":

@@ -7,17 +7,15 @@ Invariants:
 - Whether the sites are local workers or nodes of Flower's runtime, the same job runs (``server.run``).
 """
 
-import glob
 import os
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedretrain import atomic
-from fedretrain.job import Job, load_job, site_files
+from fedretrain.job import Job, load_job
 from fedretrain.progress import Progress
 from fedretrain.runfolder import RunFolder
+from fedretrain.simsites import simulated_sites
 
 from .demo import ensure_demo
 from .quiet import diverted_stderr
@@ -78,18 +76,11 @@ def _ready_job(task: Task, progress: Progress) -> tuple[Job, float]:
 
 
 def _with_sites(job: Job, task: Task) -> Job:
-    """The job with the sites that take part: where these are not all, through links in the run's folder."""
+    """The job with the sites that take part: the first by name, where these are not all."""
     check_quorum(job, task.sites)
-    files = site_files(job)
-    if job.simulation is None or task.sites == len(files):
+    if job.simulation is None or task.sites == len(simulated_sites(job)):
         return job
-    folder = task.root / "sites"
-    atomic.make_folder(folder)
-    with atomic.disk_errors(folder):
-        for name in list(files)[: task.sites]:
-            (folder / files[name].name).symlink_to(files[name].resolve())
-    pattern = str(Path(glob.escape(str(folder))) / "*")
-    return job.model_copy(update={"simulation": job.simulation.model_copy(update={"sites": pattern})})
+    return job.model_copy(update={"simulation": job.simulation.model_copy(update={"first": task.sites})})
 
 
 def _run_local(task: Task, job: Job, folder: RunFolder, pool: "WorkerPool", progress: Progress) -> dict[str, Any]:
@@ -102,7 +93,7 @@ def _run_local(task: Task, job: Job, folder: RunFolder, pool: "WorkerPool", prog
     from .worker import Sites
 
     configure_process()  # the gate computes as the trainers do
-    sites = Sites(site_files(job), folder.store, job.model.allow_modules, task.poison)
+    sites = Sites(simulated_sites(job), folder.store, job.model.allow_modules, task.poison)
     with LocalGrid(sites, pool=pool, on_event=progress) as grid:
         return execute(job, grid, folder, progress)
 

@@ -5,7 +5,7 @@ Invariant: nothing is started and nothing is written here; every mistake that ca
 Layout of an output folder::
 
     OUT/demo/        the built-in demo, where no job was given
-    OUT/runs/RUN/    ``fedretrain.runfolder``; simulation.json, logs/, and links in sites/ where fewer sites take part
+    OUT/runs/RUN/    ``fedretrain.runfolder``; simulation.json and logs/
     OUT/registry/    releases; OUT/keys/ what signs them
 
 Format ``fedretrain.simulation/1`` of simulation.json, which is what ``--resume`` needs beside the job::
@@ -23,8 +23,9 @@ from typing import Any
 
 from fedretrain import atomic, words
 from fedretrain.errors import ConfigurationError
-from fedretrain.job import Job, load_job, site_files
+from fedretrain.job import Job, load_job
 from fedretrain.runfolder import RunFolder
+from fedretrain.simsites import simulated_sites
 
 from .demo import Recipe
 from .digits import site_names
@@ -140,7 +141,7 @@ def _of_job(options: Options, path: Path, out: Path, run_id: str) -> Task:
     if options.poison is not None:
         raise ConfigurationError("--poison: a rehearsal of the built-in demo; expected no JOB beside it")
     job = overridden(load_job(path), options.rounds, options.seed)
-    count = len(site_files(job))
+    count = len(simulated_sites(job))
     if options.sites is not None and options.sites > count:
         raise ConfigurationError(f"--sites: expected at most {count}, as many as the job has, got {options.sites}")
     check_quorum(job, options.sites or count)
@@ -179,7 +180,7 @@ def _resumed(options: Options, run_id: str) -> Task:
     return Task(
         root.parent.parent,
         root.name,
-        recipe.sites if recipe else len(site_files(job)),  # the demo's files may have to be made again
+        recipe.sites if recipe else len(simulated_sites(job)),  # the demo's files may have to be made again
         job,
         recipe=recipe,
         engine=options.engine or settings["engine"],

@@ -42,6 +42,7 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from fedretrain.errors import ConfigurationError
+from fedretrain.simsites import SiteSource
 
 from .poison import check_kind, poisoned
 
@@ -62,7 +63,7 @@ class Sites:
     """What a worker must know of a run to stand in for any of its sites.
 
     Attributes:
-        files: Data file by site name.
+        sources: Where the data are, by site name.
         store: Folder for what the sites keep between messages.
         allow_modules: Modules whose layer classes the sites may build.
         poison: Kind of poison by name of the site that misbehaves (``simulations.poison``).
@@ -71,24 +72,24 @@ class Sites:
         ConfigurationError: There is no site, or a poison names no site or no kind.
     """
 
-    files: Mapping[str, Path]
+    sources: Mapping[str, SiteSource]
     store: Path
     allow_modules: tuple[str, ...] = ()
     poison: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.files:
+        if not self.sources:
             raise ConfigurationError("simulation.sites: expected at least one site, got none")
         for site, kind in self.poison.items():
             check_kind(kind)
-            if site not in self.files:
-                raise ConfigurationError(f"poison: expected one of {', '.join(sorted(self.files))}, got {site!r}")
+            if site not in self.sources:
+                raise ConfigurationError(f"poison: expected one of {', '.join(sorted(self.sources))}, got {site!r}")
 
     def header(self) -> dict[str, Any]:
         """The header of the frame that carries it; paths absolute."""
         return {
             "kind": "setup",
-            "files": {name: str(Path(file).absolute()) for name, file in self.files.items()},
+            "sources": [source.to_json() for source in self.sources.values()],
             "store": str(Path(self.store).absolute()),
             "allow_modules": list(self.allow_modules),
             "poison": dict(self.poison),
@@ -97,8 +98,9 @@ class Sites:
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> "Sites":
         """The value that ``header`` gave."""
-        files = {name: Path(file) for name, file in header["files"].items()}
-        return cls(files, Path(header["store"]), tuple(header["allow_modules"]), header["poison"])
+        sources = [SiteSource.from_json(value) for value in header["sources"]]
+        named = {source.name: source for source in sources}
+        return cls(named, Path(header["store"]), tuple(header["allow_modules"]), header["poison"])
 
 
 class Handler(Protocol):
@@ -137,12 +139,11 @@ class SiteHandler:
         if name not in self._ready:
             from client.site import Site
             from client.store import SiteStore
-            from fedretrain.dataset import load_npz
 
             if len(self._ready) >= _SITES_READY:
                 del self._ready[next(iter(self._ready))]
-            file, store = self._of.files[name], SiteStore(self._of.store)
-            self._ready[name] = Site(name, lambda c: load_npz(file, c), store, self._trainer, self._of.allow_modules)
+            source, store = self._of.sources[name], SiteStore(self._of.store)
+            self._ready[name] = Site(name, source.load, store, self._trainer, self._of.allow_modules)
         return self._ready[name]
 
 

@@ -25,7 +25,7 @@ class StandIn:
             time.sleep(0.3)
         if action == "print":
             print("this must not reach the frames")  # noqa: T201  # what a careless library does
-        told = ConfigRecord({"site": site, "pid": os.getpid(), "file": str(self.sites.files[site])})
+        told = ConfigRecord({"site": site, "pid": os.getpid(), "file": str(self.sites.sources[site].file)})
         return RecordDict({**content, "told": told})
 
 

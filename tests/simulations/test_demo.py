@@ -11,7 +11,8 @@ import pytest
 
 from fedretrain.digest import weights_digest
 from fedretrain.errors import ConfigurationError
-from fedretrain.job import load_job, site_files
+from fedretrain.job import load_job
+from fedretrain.simsites import simulated_sites
 from simulations import demo, digits
 from simulations.demo import Recipe, ensure_demo
 from simulations.digits import FEWEST_IMAGES, REPEATED, Digits, Part, make_digits, photographed, site_names
@@ -127,8 +128,8 @@ def test_the_folder_holds_a_job_to_copy(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 40
     assert job.model.freeze == ("conv*",)
     assert [h.name for h in job.holdout] == ["old", "new"]
-    assert list(site_files(job)) == ["hospital-a", "hospital-b", "hospital-c"]
-    with np.load(site_files(job)["hospital-a"], allow_pickle=False) as file:
+    assert list(simulated_sites(job)) == ["hospital-a", "hospital-b", "hospital-c"]
+    with np.load(simulated_sites(job)["hospital-a"].file, allow_pickle=False) as file:
         assert sorted(file) == ["preprocessing", "x", "y"]
         assert str(file["preprocessing"]) == job.contract.preprocessing
 

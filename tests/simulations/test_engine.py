@@ -15,6 +15,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from fedretrain.errors import ConfigurationError, MachineError, RejectedUpdate
+from fedretrain.simsites import SiteSource
 from simulations.engine import LocalGrid, default_workers
 from simulations.pool import Answer, Request, WorkerPool
 from simulations.worker import Sites, encode
@@ -40,7 +41,9 @@ def gone(pid: int) -> bool:
 
 
 def sites(*names: str, **settings: Any) -> Sites:
-    return Sites({n: Path(f"/nowhere/{n}.npz") for n in names or NAMES}, Path("/nowhere/store"), **settings)
+    return Sites(
+        {n: SiteSource(n, Path(f"/nowhere/{n}.npz")) for n in names or NAMES}, Path("/nowhere/store"), **settings
+    )
 
 
 def message(node: int, action: str = "train.tell", content: RecordDict | None = None, **settings: Any) -> Message:
@@ -277,12 +280,13 @@ PARENT = textwrap.dedent("""
     import time
     from pathlib import Path
     from flwr.app import Message, RecordDict
+    from fedretrain.simsites import SiteSource
     from simulations.engine import LocalGrid
     from simulations.pool import WorkerPool
     from simulations.worker import Sites
 
     with WorkerPool(2, handler="tests.simulations.stand_in:StandIn") as pool:
-        with LocalGrid(Sites({"a": Path("a"), "b": Path("b")}, Path("store")), pool=pool) as grid:
+        with LocalGrid(Sites({n: SiteSource(n, Path(n)) for n in "ab"}, Path("store")), pool=pool) as grid:
             grid.send_and_receive([Message(RecordDict(), n, "train.nap") for n in (1, 2)])
             grid.push_messages([Message(RecordDict(), n, "train.sleep") for n in (1, 2)])
             print(*pool.pids, flush=True)

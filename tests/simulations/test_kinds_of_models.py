@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedretrain.job import load_job, site_files
+from fedretrain.job import load_job
 from fedretrain.runfolder import RunFolder
+from fedretrain.simsites import simulated_sites
 from server.registry import Registry
 from server.run import execute
 from simulations.engine import LocalGrid
@@ -115,7 +116,7 @@ def test_a_model_of_this_kind_is_retrained_and_released(kind: str, pool: WorkerP
     """Real sites train it, the gate sees it improve on the metric that fits it, and what is released verifies."""
     job = load_job(make_job(tmp_path, *KINDS[kind]))
     folder = RunFolder.create(tmp_path / "out", "r1", job)
-    with LocalGrid(Sites(site_files(job), folder.store), pool=pool) as grid:
+    with LocalGrid(Sites(simulated_sites(job), folder.store), pool=pool) as grid:
         result = execute(job, grid, folder)
     assert result["outcome"] == "released", result["gate"]["reasons"]
     assert [len(r["admitted"]) for r in result["rounds"]] == [2, 2, 2]

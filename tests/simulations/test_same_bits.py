@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from fedretrain.job import Job, load_job, site_files
+from fedretrain.job import Job, load_job
 from fedretrain.runfolder import RunFolder
+from fedretrain.simsites import simulated_sites
 from server.run import execute
 from simulations.engine import LocalGrid
 from simulations.flower import run_flower
@@ -76,7 +77,7 @@ def run_local(
 ) -> tuple[str, dict[str, Any]]:
     """The candidate's digest and the result."""
     folder = RunFolder.create(out, "r1", job)
-    with grid(Sites(site_files(job), folder.store, poison=poison), pool=pool) as sites:
+    with grid(Sites(simulated_sites(job), folder.store, poison=poison), pool=pool) as sites:
         result = execute(job, sites, folder)
     return candidate(folder), result
 

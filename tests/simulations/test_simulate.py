@@ -11,9 +11,9 @@ from rich.console import Console
 
 from fedretrain import cli
 from fedretrain.errors import ConfigurationError, RunFailed
-from fedretrain.job import site_files
 from fedretrain.progress import Progress
 from fedretrain.runfolder import RunFolder
+from fedretrain.simsites import simulated_sites
 from simulations import demo, simulate, task
 from simulations.demo import Recipe
 from simulations.task import Options, Task, plan
@@ -145,12 +145,12 @@ def test_a_job_without_sites_is_refused_before_anything_starts(job: Path) -> Non
 
 
 def test_the_first_sites_by_name_take_part(job: Path, ended: list[Any]) -> None:
-    """--sites 2 leaves the run with links to the first two, and with a job that names just these."""
+    """--sites 2 leaves the run with a job that asks for the first two, where they are."""
     made = plan(Options(job=job, sites=2))
     begin(made)
     [reached] = ended
-    assert list(site_files(reached)) == ["a", "b"]
-    assert site_files(reached)["a"].resolve() == job.parent / "sites" / "a.npz"
+    assert list(simulated_sites(reached)) == ["a", "b"]
+    assert simulated_sites(reached)["a"].file == job.parent / "sites" / "a.npz"
     begin(plan(Options(resume=made.run_id)))
     assert ended[1] == reached
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedretrain.job import load_job, site_files
+from fedretrain.job import load_job
 from fedretrain.runfolder import RunFolder
+from fedretrain.simsites import simulated_sites
 from server.run import execute
 from simulations.engine import LocalGrid
 from simulations.worker import Sites
@@ -61,7 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     (folder / "sites" / "text.npz").write_text(f"name,age\nAda,{SECRET}\n")
     job = load_job(path)
     run = RunFolder.create(folder / "out", "r1", job)
-    with LocalGrid(Sites(site_files(job), run.store), workers=1, logs=run.root / "logs") as grid:
+    with LocalGrid(Sites(simulated_sites(job), run.store), workers=1, logs=run.root / "logs") as grid:
         execute(job, grid, run)
     return run
 
