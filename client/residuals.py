@@ -99,7 +99,7 @@ class Residual:
         if state is not None and state.round <= round_:
             before = state.before if state.round == round_ else state.after
         rests = _rests(path, before, self.sizes)
-        return Carried(path, _State(of=of, round=round_, before=before if rests else None, after=None), rests)
+        return Carried(path, state, _State(of=of, round=round_, before=before if rests else None, after=None), rests)
 
 
 class Carried:
@@ -108,8 +108,9 @@ class Carried:
     Until then, what was kept before is as it was.
     """
 
-    def __init__(self, path: Path, state: _State, rests: Sequence[Floats] | None) -> None:
+    def __init__(self, path: Path, begun: _State | None, state: _State, rests: Sequence[Floats] | None) -> None:
         self._path = path
+        self._begun = begun
         self._state = state
         self._rests = iter(rests) if rests else None
         self._name = f"{secrets.token_hex(16)}.f32"
@@ -138,8 +139,8 @@ class Carried:
         after = _File(name=self._name, sha256=self._hash.hexdigest())
         state = self._state.model_copy(update={"after": after})
         last = _read(self._path / _STATE, state.of)
-        if last is not None and last.round > state.round:
-            return  # a round that nobody waits for any more
+        if last is not None and last != self._begun and last.round > state.round:
+            return  # a later round was answered meanwhile, so nobody waits for this one
         atomic.write_json(self._path / _STATE, state.model_dump(mode="json"), mode=_OWN)
         _tidy(self._path, last.names - state.names if last else set(), state.names)
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from .base import CHUNK, Bytes, Codec, Floats, broken, largest
 
-_FURTHEST = 256  # of an exponent; float32 needs from -113 to 163
+_LEAST = -113  # exponent that goes with the largest float32
+_LARGEST = np.float32(32_752)  # largest half below 2^15
+_FURTHEST = 256  # of an exponent; float32 needs up to 163
 _NORMAL = 126  # exponent of the smallest normal float32, without its sign
 
 
@@ -34,7 +36,9 @@ class Float16(Codec):
         payload[:2] = np.array([exponent], "<i2").view(np.uint8)
         halves = payload[2:].view("<f2")
         for i in range(0, values.size, CHUNK):
-            halves[i : i + CHUNK] = _scaled(values[i : i + CHUNK], exponent)
+            scaled = _scaled(values[i : i + CHUNK], exponent)
+            # Rounded up to 2^15, a float32 next to the largest would overflow where it is decoded.
+            halves[i : i + CHUNK] = np.clip(scaled, -_LARGEST, _LARGEST) if exponent == _LEAST else scaled
 
     def _unpack(self, payload: Bytes, values: Floats) -> None:
         exponent = int(payload[:2].view("<i2")[0])
