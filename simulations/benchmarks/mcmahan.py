@@ -1,0 +1,195 @@
+"""Rounds to a target accuracy in the setting of McMahan et al. 2017 (arXiv:1602.05629), beside the paper's.
+
+MNIST at 100 sites of 600 images, a tenth of them a round, batches of 10, plain SGD; images at random (IID) or as two
+shards of sorted images for each site. The 2NN passes over its images once a round and has to reach 97 %, the CNN five
+times and 99 %. The test images are measured after every round by the job's ``[monitor]``.
+
+Use::
+
+    python -m simulations.benchmarks.mcmahan --mnist mnist.npz --work FOLDER --markdown mcmahan.md
+    python -m simulations.benchmarks.mcmahan --mnist mnist.npz --work FOLDER --tune 2nn-iid    # the learning rates
+
+What is in FOLDER is not measured again, so that a table can be made in pieces. The paper chose each learning rate by a
+grid on the test images; here ``--tune`` measures a grid on 5,000 training images that are then at no site.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fedretrain.errors import FedretrainError
+
+from .curves import Curve, typical
+from .mcmahan_job import Setting, write_job
+from .setting import Images, load_mnist, made_up
+from .table import Cell, Figure, Table, common_arguments, emit
+from .watched import simulate
+
+GRID = (0.0215, 0.0464, 0.1, 0.215, 0.464)
+"""Rates to choose from, a factor of the third root of ten apart, as in the paper."""
+HELD_OUT = 5000
+_SMOKE_IMAGES = 1200
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table.
+
+    Attributes:
+        setting: What is trained.
+        paper: Rounds in the paper's Table 1, for C = 0.1 and B = 10.
+        paper_again: Rounds in its Table 2, a second experiment with the CNN in the same setting; None for the 2NN.
+    """
+
+    setting: Setting
+    paper: int
+    paper_again: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The line's first cell."""
+        split = "IID" if self.setting.split == "iid" else "two shards"
+        return f"{self.setting.model.upper()}, {split}, E={self.setting.epochs}, {100 * self.setting.target:g} %"
+
+
+CASES = {
+    "2nn-iid": Case(Setting("2nn", "iid", epochs=1, target=0.97, rate=0.215, rounds=300), 87),
+    "2nn-shards": Case(Setting("2nn", "shards", epochs=1, target=0.97, rate=0.1, rounds=1500), 664),
+    "cnn-iid": Case(Setting("cnn", "iid", epochs=5, target=0.99, rate=0.1, rounds=60), 18, 20),
+    "cnn-shards": Case(Setting("cnn", "shards", epochs=5, target=0.99, rate=0.0464, rounds=500), 206, 229),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, draw and print; the exit code."""
+    options = _parse(arguments)
+    work = options.work or Path(tempfile.mkdtemp(prefix="fr-mcmahan-"))
+    try:
+        train, test = (made_up(_SMOKE_IMAGES), made_up(400, seed=1)) if options.smoke else load_mnist(options.mnist)
+        if options.tune:
+            emit([_tuned(options.tune, options.rates or GRID, work, train)], options)
+            return 0
+        cases = _smoke() if options.smoke else {name: CASES[name] for name in options.case}
+        found = {
+            name: [_curve(name, case.setting, work, train, test, seed) for seed in range(options.seeds)]
+            for name, case in cases.items()
+        }
+        emit([_table(cases, found)], options)
+        if options.plots:
+            from .plots import draw
+
+            draw(cases, found, options.plots)
+    except FedretrainError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    finally:
+        if options.work is None:
+            shutil.rmtree(work, ignore_errors=True)
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m simulations.benchmarks.mcmahan", description=__doc__)
+    common_arguments(parser)
+    parser.add_argument("--case", action="append", choices=CASES, help="one of the lines, may be given again (all)")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each case; the table has the median one (1)")
+    parser.add_argument("--work", type=Path, help="folder in which what is measured stays; default: nothing stays")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the curves as PNG there")
+    parser.add_argument("--tune", choices=CASES, help="measure learning rates for one case instead")
+    parser.add_argument("--rates", type=float, nargs="+", help=f"for --tune ({' '.join(map(str, GRID))})")
+    options = parser.parse_args(arguments)
+    options.case = options.case or list(CASES)
+    if options.seeds < 1:
+        parser.error("--seeds: expected at least 1")
+    return options
+
+
+def _smoke() -> dict[str, Case]:
+    case = CASES["2nn-shards"]
+    return {"2nn-shards": replace(case, setting=replace(case.setting, rounds=3, sites=10, fraction=0.3))}
+
+
+def _curve(name: str, setting: Setting, work: Path, train: Images, test: Images, seed: int) -> Curve:  # noqa: PLR0913, PLR0917
+    """One run: from its file, or measured."""
+    made = {**asdict(setting), "seed": seed, "images": len(train)}
+    file = work / f"{name}-rate{setting.rate:g}-seed{seed}-{len(train)}.json"
+    curve = Curve.read(file, made)
+    if curve is None:
+        sys.stderr.write(f"{name}, learning rate {setting.rate:g}, seed {seed}\n")
+        with tempfile.TemporaryDirectory(prefix="fr-mcmahan-") as folder:
+            job = write_job(Path(folder) / "job", setting, train, test, seed)
+            curve = Curve.of(made, simulate(job, Path(folder) / "out"))
+        curve.write(file)
+    return curve
+
+
+def _table(cases: Mapping[str, Case], found: Mapping[str, Sequence[Curve]]) -> Table:
+    columns = ("", "learning rate", "paper: rounds", "rounds", "best accuracy, %", "s to target", "s a round", "CPU s")
+    table = Table(
+        "mcmahan",
+        "Rounds to a target accuracy on MNIST, 100 sites, a tenth of them a round, batches of 10",
+        columns,
+        baseline="the paper's rounds (arXiv:1602.05629, Table 1), which were not run here",
+        note=_NOTE,
+        command="python -m simulations.benchmarks.mcmahan --mnist mnist.npz",
+    )
+    for name, case in cases.items():
+        target = case.setting.target
+        curve = typical(found[name], target)
+        again = "" if case.paper_again is None else f" (Table 2: {case.paper_again})"
+        table.add(
+            case.title,
+            case.setting.rate,
+            f"{case.paper}{again}",
+            _rounds(found[name], case),
+            round(100 * curve.best[-1], 2),
+            curve.seconds_to(target),
+            curve.seconds_per_round,
+            curve.cpu,
+        )
+    return table
+
+
+_NOTE = (
+    "Rounds are where the best accuracy so far crosses the target, with straight lines between rounds, as in the "
+    "paper; of several runs the median one, with the least and the greatest. Seconds are from the start of the command "
+    "and include it; in each round 10,000 test images are measured on one of the cores. Learning rates: this "
+    "benchmark's from a grid on held-out training images (`--tune`), the paper's from one on the test images."
+)
+
+
+def _rounds(curves: Sequence[Curve], case: Case) -> Cell:
+    """The median number of rounds, and beside it how far the runs are apart."""
+    target = case.setting.target
+    crossings = [curve.crossing(target) for curve in curves]
+    middle = typical(curves, target).crossing(target)
+    if middle is None:
+        return f"not in {case.setting.rounds}"
+    if len(curves) == 1:
+        return Figure(middle, case.paper)
+    texts = ["never" if c is None else f"{c:.0f}" for c in sorted(crossings, key=lambda c: c or float("inf"))]
+    return f"{middle:.0f} ({middle / case.paper:.2f}x), {texts[0]} to {texts[-1]}"
+
+
+def _tuned(name: str, rates: Sequence[float], work: Path, train: Images) -> Table:
+    """The target on held-out training images, for each learning rate."""
+    case = CASES[name]
+    rest, held = train.take(slice(len(train) - HELD_OUT)), train.take(slice(len(train) - HELD_OUT, None))
+    table = Table(
+        f"mcmahan-tuning-{name}",
+        f"Learning rates for {case.title}, on {HELD_OUT:,} training images that are at no site",
+        ("learning rate", "rounds", "best accuracy, %"),
+    )
+    for rate in rates:
+        curve = _curve(name, replace(case.setting, rate=rate), work, rest, held, seed=100)
+        rounds = curve.crossing(case.setting.target)
+        table.add(f"{rate:g}", rounds or f"not in {case.setting.rounds}", round(100 * curve.best[-1], 2))
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
