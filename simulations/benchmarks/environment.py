@@ -59,14 +59,10 @@ class Environment:
         return replace(self, load_after=_load())
 
     def text(self) -> str:
-        """One line for below a table."""
-        packages = ", ".join(f"{name} {found}" for name, found in self.versions.items())
+        """One line for below a table; versions are in the JSON."""
         after = "" if self.load_after is None else f", {self.load_after:.1f} after"
         commit = f", commit {self.commit}" if self.commit else ""
-        return (
-            f"{self.date}, {self.cpu}, {self.cores} cores, {self.memory_gib:g} GiB, {self.system}, "
-            f"Python {self.python}, {packages}{commit}; load {self.load_before:.1f} before{after}."
-        )
+        return f"{self.date}, {self.cpu}, {self.cores} cores{commit}; load {self.load_before:.1f} before{after}."
 
 
 def _cpu() -> str:
