@@ -1,6 +1,7 @@
 """What a site answers in the course of a run, and to requests that do not fit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,18 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
+from client.flowerside import to_bytes
+from client.store import SiteStore
 from client.trainer import Trainer
+from fedretrain.codecs import make_codec
 from fedretrain.contract import InputSpec, OutputSpec, keys
 from fedretrain.digest import weights_digest
 from fedretrain.errors import DeclinedRequest
+from fedretrain.job import NamedConfig
 from fedretrain.messages import BASE, PREPARE, TRAIN, pack
-from server.admission import Expected, admit_base, admit_prepare, admit_train
+from server.admission import Expected, Update, admit_base, admit_prepare, admit_train, wire_bytes
 
-from .parts import Case, body, raw, site_at
+from .parts import Case, body, case, raw, site_at
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -44,6 +49,54 @@ def test_another_process_at_the_site_can_take_over(of: Case, tmp_path: Path, tra
     second = site_at(of, tmp_path, Trainer())
     digests = [body(s.handle(TRAIN, of.train_message()))["update_digest"] for s in (first, second)]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("codec", [NamedConfig(name="int8", block=16), NamedConfig(name="topk", share=0.25)])
+def test_an_update_travels_in_the_runs_codec(codec: NamedConfig, of: Case, tmp_path: Path, trainer: Trainer) -> None:
+    """Admission gets it back with fewer bytes; another process answers the same round, and the next, with the same."""
+    coded = Case(of.request.model_copy(update={"codec": codec}), of.base)
+    variables = dict(zip(keys(of.contract.changing), of.contract.changing_specs, strict=True))
+    sites = [site_at(run, tmp_path, trainer) for run in (of, coded, coded)]
+    sites[1]._store = sites[2]._store = SiteStore(tmp_path / "coded")
+    replies = []
+    for north, run in zip(sites, (of, coded, coded), strict=True):
+        north.handle(PREPARE, pack(run.request))
+        north.handle(BASE, run.base_message())
+        replies.append(north.handle(TRAIN, run.train_message()))
+    expected = Expected("run-1", 1, of.contract.digest, weights_digest(of.received), variables)
+    whole = admit_train(replies[0], "north", 54, expected)
+    found = admit_train(replies[1], "north", 54, replace(expected, codec=make_codec(codec)))
+    assert isinstance(whole, Update)
+    assert isinstance(found, Update)
+    assert 0 < np.linalg.norm(found.arrays[0] - whole.arrays[0]) < np.linalg.norm(whole.arrays[0])
+    assert wire_bytes(replies[1]) < wire_bytes(replies[0])
+    assert body(replies[1]) == body(replies[2])
+    assert len({body(sites[i].handle(TRAIN, coded.train_message(2)))["update_digest"] for i in (1, 2, 1)}) == 1
+
+
+@pytest.mark.slow
+def test_a_frozen_backbone_costs_no_bytes(tensorflow: None, tmp_path: Path, trainer: Trainer) -> None:
+    """MobileNetV2 with a head of ten classes: a round takes at most 1.1 times the head's bytes, each way."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    backbone = keras.applications.MobileNetV2((96, 96, 3), include_top=False, weights=None, pooling="avg")
+    model = keras.Sequential(
+        [keras.Input((96, 96, 3), name="x"), backbone, keras.layers.Dense(10, "softmax", name="head")]
+    )
+    of = case(model, freeze=("mobilenet*",), local_steps=1, batch_size=4, validation_fraction=0.0)
+    head = sum(v.numpy().nbytes for v in model.layers[-1].trainable_variables)
+    assert head == 4 * (1280 * 10 + 10)
+    north = site_at(of, tmp_path, trainer, raw(of, 8))
+    assert body(north.handle(PREPARE, pack(of.request)))["kind"] == "prepare"
+    assert body(north.handle(BASE, of.base_message()))["kind"] == "base"
+    down = of.train_message()
+    up = north.handle(TRAIN, down)
+    assert body(up)["kind"] == "train"
+    for message in (down, up):
+        assert wire_bytes(message) <= 1.1 * head
+        assert len(to_bytes(message)) <= 1.1 * head  # with all that is not arrays
+    assert of.contract.nbytes > 170 * head
 
 
 def test_data_are_read_again_when_a_run_is_prepared(of: Case, tmp_path: Path, trainer: Trainer) -> None:
@@ -83,6 +136,7 @@ REFUSED: dict[str, tuple[Callable[[Case], tuple[str, RecordDict]], str, str]] = 
     "base too short": (lambda of: (BASE, Case(of.request, of.base[:3]).base_message()), "request-invalid", "arrays"),
     "base changed": (lambda of: (BASE, shifted(of).base_message()), "request-invalid", "base"),
     "architecture": (lambda of: (PREPARE, changed(of, architecture="{}")), "model-mismatch", "architecture"),
+    "codec": (lambda of: (PREPARE, changed(of, codec=NamedConfig(name="zip"))), "request-invalid", "codec"),
 }  # fmt: skip
 
 
