@@ -70,7 +70,8 @@ def _figure(
         target = max(case.setting.target for case in mine.values())
         axes.axhline(target, color="0.5", linewidth=0.8, linestyle=":")
         axes.set(title=f"{model.upper()}, to {100 * target:g} % (dotted)", xlabel=label, ylabel="test accuracy")
-        axes.set_ylim(target - _SHOWN_BELOW, target + _SHOWN_BELOW / 8)
+        lowest = min(curve.best[-1] for name in mine for curve in found[name])
+        axes.set_ylim(min(target, lowest) - _SHOWN_BELOW, target + _SHOWN_BELOW / 8)
         furthest = max(across(p) for name in mine for curve in found[name] for p in curve.points)
         papers = [case.paper for case in mine.values()] if marks else []
         axes.set_xlim(0, _HEADROOM * max([furthest, *papers]))

@@ -30,7 +30,7 @@ from .watched import Watched, simulate
 SITES = (10, 100, 1000, 10_000)
 BATCH = 6
 _ROUNDS = 5
-_SMOKE_IMAGES, _SMOKE_SITES, _SMOKE_ROUNDS = 120, (2, 20), 3
+_SMOKE_IMAGES, _SMOKE_SITES, _SMOKE_ROUNDS = 120, (20,), 3
 _GATE_IMAGES = 1000
 _JOB = """\
 [model]
