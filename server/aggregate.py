@@ -3,7 +3,8 @@
 Three kinds, one face (``Method``):
 
 - ``Streaming`` aggregation: each update is folded into integer sums and forgotten.
-- ``CoordinateWise`` aggregation: updates wait on disk, and are reduced a piece at a time.
+- ``CoordinateWise`` aggregation: updates wait on disk, and are reduced a piece at a time; a ``Selecting`` one first
+  reads all of them once to choose some.
 - A strategy written for Flower: updates wait on disk, and it sees them all.
 
 Invariants: the result does not depend on the order in which updates arrived; ``average`` variables never go through a
@@ -20,7 +21,7 @@ Use::
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +33,7 @@ from fedretrain.contract import Contract, VariableSpec, keys
 from fedretrain.errors import RejectedUpdate, RunFailed
 from fedretrain.job import Job
 from strategies import make
-from strategies.base import Arrays, CoordinateWise, State, Strategy, Streaming, numpy_dtype
+from strategies.base import Arrays, CoordinateWise, Selecting, State, Strategy, Streaming, numpy_dtype
 
 from .checkpoint import Checkpoint
 from .spool import Spool
@@ -214,19 +215,32 @@ class BuiltIn:
         aggregation = self._strategy.aggregation
         if isinstance(aggregation, Streaming):
             return collector.mean()
+        sites, weights = [c.site for c in admitted], np.array([c.examples for c in admitted])
         try:
-            return [self._reduce(aggregation, collector.spool, admitted, i) for i in range(len(self._specs))]
+            if isinstance(aggregation, Selecting):
+                kept = aggregation.select(self._pieces(aggregation, collector.spool, sites))
+                sites, weights = [sites[i] for i in kept], weights[kept]
+            return [self._reduce(aggregation, weights, collector.spool, sites, i) for i in range(len(self._specs))]
         except RejectedUpdate as error:
             raise RunFailed(f"aggregation: {error}") from error
 
+    def _pieces(self, aggregation: CoordinateWise, spool: Spool, sites: Sequence[str]) -> Iterator[NDArray[Any]]:
+        """All variables, one after the other."""
+        for position in range(len(self._specs)):
+            yield from spool.stacks(sites, position, aggregation.memory_bytes)
+
     def _reduce(
-        self, aggregation: CoordinateWise, spool: Spool, admitted: Sequence[Contribution], position: int
+        self, aggregation: CoordinateWise, weights: NDArray[Any], spool: Spool, sites: Sequence[str], position: int
     ) -> NDArray[Any]:
         """One variable, a piece at a time."""
-        weights = np.array([c.examples for c in admitted])
-        pieces = [aggregation.reduce(s, weights) for s in spool.stacks([c.site for c in admitted], position)]
         spec = self._specs[position]
-        return np.concatenate(pieces or [np.empty(0, numpy_dtype(spec.dtype))]).reshape(spec.shape)
+        reduced = np.empty(spec.shape, numpy_dtype(spec.dtype))
+        flat, start = reduced.reshape(-1), 0
+        for piece in spool.stacks(sites, position, aggregation.memory_bytes):
+            end = start + piece.shape[1]
+            flat[start:end] = aggregation.reduce(piece, weights)
+            start = end
+        return reduced
 
 
 class Foreign:

@@ -2,7 +2,7 @@
 
 One file per site, in the run folder's ``spool``: the arrays' bytes one after the other, as they are in memory on this
 machine. Nothing outlives the round: files are removed when it ends, and those of a killed process when the next round
-begins. Reading goes through memory maps, so that memory stays bounded by what the reader takes at a time.
+begins. A whole update is read through a memory map; pieces of all updates are read into memory, within a bound.
 
 Use::
 
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from fedretrain import atomic
 from fedretrain.contract import VariableSpec
 from strategies.base import Arrays, numpy_dtype
+from strategies.coordinates import width
 
-CHUNK_BYTES = 256 << 20  # of updates in memory at a time
+PIECE_BYTES = 256 << 20  # of updates in memory at a time, where the reader allows as much
 
 
 class Spool:
@@ -33,17 +34,15 @@ class Spool:
     Args:
         folder: Exists, and holds nothing else.
         specs: The variables of every update, in order.
-        chunk_bytes: Bound on what ``stacks`` holds in memory at a time; default ``CHUNK_BYTES``.
 
     Raises:
         MachineError: What an earlier process left cannot be removed.
     """
 
-    def __init__(self, folder: Path, specs: Sequence[VariableSpec], chunk_bytes: int | None = None) -> None:
+    def __init__(self, folder: Path, specs: Sequence[VariableSpec]) -> None:
         self._folder = folder
         self._specs = tuple(specs)
         self._offsets = [0, *accumulate(spec.nbytes for spec in specs)]
-        self._chunk_bytes = chunk_bytes or CHUNK_BYTES
         self._files: dict[str, Path] = {}
         self.clear()
 
@@ -72,16 +71,42 @@ class Spool:
         """One site's update as read-only views of its file; raises MachineError."""
         return [self._flat(site, i).reshape(spec.shape) for i, spec in enumerate(self._specs)]
 
-    def stacks(self, sites: Sequence[str], position: int) -> Iterator[NDArray[Any]]:
+    def stacks(self, sites: Sequence[str], position: int, memory_bytes: int = PIECE_BYTES) -> Iterator[NDArray[Any]]:
         """One variable of several sites, flat, in pieces: [sites, k] with the sites in the order given.
 
+        k is a multiple of ``strategies.coordinates.width``, but for the last piece. A piece is overwritten by the next.
+
+        Args:
+            sites: Whose.
+            position: Which variable.
+            memory_bytes: Bound on a piece, unless that is less than a block of coordinates takes.
+
         Raises:
-            MachineError: A file cannot be read.
+            MachineError: A file cannot be read, or is cut short.
         """
-        flats = [self._flat(site, position) for site in sites]
-        width = max(1, self._chunk_bytes // (len(sites) * flats[0].itemsize))
-        for start in range(0, flats[0].size, width):
-            yield np.stack([flat[start : start + width] for flat in flats])
+        spec = self._specs[position]
+        dtype = numpy_dtype(spec.dtype)
+        size, block = spec.nbytes // dtype.itemsize, width(len(sites))
+        blocks = max(1, min(memory_bytes, PIECE_BYTES) // (len(sites) * dtype.itemsize * block))
+        wide = min(blocks * block, size)
+        memory = np.empty(len(sites) * wide, dtype)
+        for start in range(0, size, max(1, wide)):
+            end = min(start + wide, size)
+            piece = memory[: len(sites) * (end - start)].reshape(len(sites), end - start)
+            for row, site in zip(piece, sites, strict=True):
+                self._read(self._files[site], self._offsets[position] + start * dtype.itemsize, row)
+            yield piece
+
+    def _read(self, path: Path, offset: int, into: NDArray[Any]) -> None:
+        """Fill ``into`` from a file; no memory map, whose pages would count as memory in use."""
+        free = into.view(np.uint8).data
+        with atomic.disk_errors(path, "read"), path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            while free:
+                read = file.readinto(free)
+                if not read:
+                    raise OSError(f"expected {len(free)} more bytes")
+                free = free[read:]
 
     def _flat(self, site: str, position: int) -> NDArray[Any]:
         spec, path = self._specs[position], self._files[site]

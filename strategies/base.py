@@ -21,7 +21,7 @@ Use, in a round with a streaming aggregation::
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -103,6 +103,11 @@ class Streaming(Protocol):
 class CoordinateWise(Protocol):
     """An aggregation that needs the updates of all sites at once, one coordinate independent of the others."""
 
+    @property
+    def memory_bytes(self) -> int:
+        """The most that the caller may hold of the updates at a time."""
+        ...
+
     def reduce(self, stack: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
         """The aggregate of a run of coordinates.
 
@@ -115,6 +120,23 @@ class CoordinateWise(Protocol):
 
         Raises:
             RejectedUpdate: ``not-finite``.
+        """
+        ...
+
+
+@runtime_checkable
+class Selecting(CoordinateWise, Protocol):
+    """An aggregation that first chooses some of the sites by their whole updates, and reduces those."""
+
+    def select(self, pieces: Iterable[NDArray[Any]]) -> list[int]:
+        """The rows to reduce.
+
+        Args:
+            pieces: Float [sites, k], together all coordinates of the updates, sites in the order of their names.
+
+        Raises:
+            RejectedUpdate: ``not-finite``.
+            RunFailed: Too few sites for its settings.
         """
         ...
 

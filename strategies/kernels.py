@@ -8,7 +8,7 @@ All arrays are flat; ``add`` and ``add_two`` are all or nothing.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -47,6 +47,10 @@ class Kernels(Protocol):
         """``into = sums / divisor``, in float64 and then rounded."""
         ...
 
+    def sort_rows(self, block: Values, pairs: NDArray[np.int64]) -> Sequence[Values]:
+        """The rows of ``block`` [sites, k], every column ascending, in its memory; ``pairs`` is a sorting network."""
+        ...
+
 
 class NumpyKernels:
     """Any dtype, scratch of 1 MiB."""
@@ -79,6 +83,15 @@ class NumpyKernels:
         """See ``Kernels``."""
         for part in _chunks(sums.size):
             into[part] = (sums[part] / divisor).astype(into.dtype)
+
+    def sort_rows(self, block: Values, pairs: NDArray[np.int64]) -> Sequence[Values]:
+        """See ``Kernels``."""
+        rows, spare = list(block), np.empty(block.shape[1], block.dtype)
+        for i, j in pairs.tolist():
+            np.minimum(rows[i], rows[j], out=spare)
+            np.maximum(rows[i], rows[j], out=rows[j])
+            rows[i], spare = spare, rows[i]
+        return rows
 
 
 NUMPY = NumpyKernels()

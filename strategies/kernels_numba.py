@@ -4,26 +4,28 @@ Importing takes most of a second, the first use on a machine some seconds more. 
 and a quotient are those of IEEE 754, so the bits are NumPy's on every processor.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from .kernels import NUMPY, Sums, Term, Values
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-_OPTIONS = {"nogil": True, "error_model": "numpy"}
+_compile = partial(numba.njit, nogil=True, error_model="numpy")
 
 
 def _jit(function: Function) -> Function:
     """Compiled at its first call; kept on disk where there is a folder for it."""
     try:
-        compiled: Function = numba.njit(**_OPTIONS, cache=True)(function)
+        compiled: Function = _compile(cache=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's can be written to
-        compiled = numba.njit(**_OPTIONS)(function)
+        compiled = _compile()(function)
     return compiled
 
 
@@ -67,6 +69,16 @@ def _divide(sums: Any, divisor: float, into: Any) -> None:
         into[i] = np.float64(sums[i]) / divisor
 
 
+@_jit
+def _sort_rows(block: Any, pairs: Any) -> None:
+    for pair in range(pairs.shape[0]):
+        low, high = block[pairs[pair, 0]], block[pairs[pair, 1]]
+        for i in range(low.size):
+            first, second = low[i], high[i]
+            low[i] = first if first < second else second
+            high[i] = second if first < second else first
+
+
 class NumbaKernels:
     """See ``kernels.Kernels``. Rounding is symmetric: adding with the negative factor takes back what was added."""
 
@@ -96,6 +108,11 @@ class NumbaKernels:
             NUMPY.divide(sums, divisor, into)
         else:
             _divide(sums, divisor, into)
+
+    def sort_rows(self, block: Values, pairs: NDArray[np.int64]) -> Sequence[Values]:
+        """See ``Kernels``."""
+        _sort_rows(block, pairs)
+        return list(block)
 
 
 def _plain(values: Values) -> Values:

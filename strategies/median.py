@@ -13,10 +13,11 @@ ICML 2018, https://arxiv.org/abs/1803.01498 (Definition 1)
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
-from .base import Plain, Settings, Strategy
-from .coordinates import rounded, sorted_sites
+from .base import Plain, Strategy
+from .coordinates import Sorted, SpooledSettings, reduce_sorted
 from .server_optimizer import Sum
 
 
@@ -24,18 +25,23 @@ from .server_optimizer import Sum
 class CoordinateMedian:
     """The aggregation."""
 
+    memory_bytes: int
+
     def reduce(self, stack: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:  # noqa: ARG002 - unweighted
         """[sites, k] -> [k], computed in float64 and rounded to the dtype of ``stack``."""
-        values = sorted_sites(stack)
-        count = len(values)
-        return rounded(values[(count - 1) // 2] / 2 + values[count // 2] / 2, stack.dtype)
+        return reduce_sorted(stack, _middle)
 
 
-class Median(Settings):
-    """The coordinate-wise median has no settings."""
+def _middle(rows: Sorted) -> NDArray[np.float64]:
+    lower, upper = (rows[i].astype(np.float64) for i in ((len(rows) - 1) // 2, len(rows) // 2))
+    return np.asarray(lower / 2 + upper / 2)
+
+
+class Median(SpooledSettings):
+    """Settings of the coordinate-wise median."""
 
     name: ClassVar[str] = "median"
 
     def build(self) -> Strategy:
         """Plain local training, coordinate-wise median, sum."""
-        return Strategy(self.name, Plain(), CoordinateMedian(), Sum())
+        return Strategy(self.name, Plain(), CoordinateMedian(self.memory_bytes), Sum())

@@ -19,6 +19,7 @@ from .fedavg import FedAvg
 from .fedavgm import FedAvgM
 from .fedprox import FedProx, Proximal
 from .fedyogi import FedYogi
+from .krum import Krum
 from .median import Median
 from .trimmed_mean import TrimmedMeanSettings
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .flower import FlowerStrategy
 
 BUILT_IN: dict[str, type[Settings]] = {
-    c.name: c for c in (FedAvg, FedProx, FedAvgM, FedAdagrad, FedAdam, FedYogi, Median, TrimmedMeanSettings)
+    c.name: c for c in (FedAvg, FedProx, FedAvgM, FedAdagrad, FedAdam, FedYogi, Krum, Median, TrimmedMeanSettings)
 }
 
 

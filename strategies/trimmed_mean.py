@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from .base import Plain, Settings, Strategy
-from .coordinates import rounded, sorted_sites
+from .base import Plain, Strategy
+from .coordinates import SpooledSettings, mean_of, reduce_sorted
 from .server_optimizer import Sum
 
 
@@ -31,6 +30,7 @@ class TrimmedMean:
     """The aggregation; ``trim`` in [0, 1/2)."""
 
     trim: float
+    memory_bytes: int = 1 << 30
 
     def cut(self, sites: int) -> int:
         """How many values are left out at each end."""
@@ -38,14 +38,11 @@ class TrimmedMean:
 
     def reduce(self, stack: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:  # noqa: ARG002 - unweighted
         """[sites, k] -> [k], computed in float64 and rounded to the dtype of ``stack``."""
-        values = sorted_sites(stack)
-        cut = self.cut(len(values))
-        with np.errstate(over="ignore"):
-            mean = values[cut : len(values) - cut].mean(axis=0)
-        return rounded(mean, stack.dtype)
+        cut = self.cut(len(stack))
+        return reduce_sorted(stack, lambda rows: mean_of(rows[cut : len(rows) - cut]))
 
 
-class TrimmedMeanSettings(Settings):
+class TrimmedMeanSettings(SpooledSettings):
     """Settings of the trimmed mean."""
 
     name: ClassVar[str] = "trimmed_mean"
@@ -53,4 +50,4 @@ class TrimmedMeanSettings(Settings):
 
     def build(self) -> Strategy:
         """Plain local training, trimmed mean, sum."""
-        return Strategy(self.name, Plain(), TrimmedMean(self.trim), Sum())
+        return Strategy(self.name, Plain(), TrimmedMean(self.trim, self.memory_bytes), Sum())

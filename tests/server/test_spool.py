@@ -8,6 +8,7 @@ import pytest
 from fedretrain.contract import VariableSpec
 from fedretrain.errors import MachineError
 from server.spool import Spool
+from strategies.coordinates import width
 
 SPECS = (
     VariableSpec(shape=(5, 2), dtype="float32", rule="train"),
@@ -39,16 +40,39 @@ def test_an_update_comes_back_as_it_was(tmp_path: Path) -> None:
                 assert got.tobytes() == want.tobytes()
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 50, 1 << 20])
-def test_stacks_have_the_sites_in_the_order_asked_and_stay_within_the_bound(tmp_path: Path, chunk_bytes: int) -> None:
-    """Put together, the pieces are the whole variable."""
-    with Spool(tmp_path, SPECS, chunk_bytes) as spool:
-        for site, seed in (("b", 2), ("a", 1), ("c", 3)):
-            spool.put(site, update(seed))
-        pieces = list(spool.stacks(["a", "c"], position=4))
-        assert all(p.nbytes <= max(chunk_bytes, 2 * 8) for p in pieces)
-        assert np.array_equal(np.concatenate(pieces, axis=1), np.stack([update(1)[4], update(3)[4]]))
-        assert list(spool.stacks(["a", "c"], position=2)) == []
+@pytest.mark.parametrize("memory_bytes", [1, 300_000, 1 << 20])
+def test_stacks_have_the_sites_in_the_order_asked_and_stay_within_the_bound(tmp_path: Path, memory_bytes: int) -> None:
+    """Put together, the pieces are the whole variable; none is larger than the bound, or than a block."""
+    specs = (
+        VariableSpec(shape=(3,), dtype="float32", rule="train"),
+        VariableSpec(shape=(50_001,), dtype="float64", rule="train"),
+    )
+    with Spool(tmp_path, specs) as spool:
+        values = np.random.default_rng(0).normal(size=(3, 50_001))
+        for site, row in (("b", 1), ("a", 0), ("c", 2)):
+            spool.put(site, [np.zeros(3, np.float32), values[row]])
+        pieces = [piece.copy() for piece in spool.stacks(["a", "c"], 1, memory_bytes)]
+        assert all(p.nbytes <= max(memory_bytes, 2 * 8 * width(2)) for p in pieces)
+        assert np.array_equal(np.concatenate(pieces, axis=1), values[[0, 2]])
+
+
+def test_every_variable_can_be_stacked(tmp_path: Path) -> None:
+    """Scalars and 16 bits as well; an empty variable has no pieces."""
+    with Spool(tmp_path, SPECS) as spool:
+        spool.put("a", update(1))
+        for position, want in enumerate(update(1)):
+            pieces = [piece.tobytes() for piece in spool.stacks(["a"], position)]
+            assert pieces == [want.tobytes()] * (want.size > 0)
+
+
+def test_a_file_cut_short_is_one_clear_error(tmp_path: Path) -> None:
+    """Rather than values that are not the site's."""
+    with Spool(tmp_path, SPECS) as spool:
+        spool.put("a", update(1))
+        file = next(tmp_path.iterdir())
+        file.write_bytes(file.read_bytes()[:-1])
+        with pytest.raises(MachineError, match=r"000000.update: cannot read: expected 1 more bytes"):
+            list(spool.stacks(["a"], position=4))
 
 
 def test_nothing_outlives_the_round(tmp_path: Path) -> None:

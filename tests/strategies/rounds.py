@@ -8,7 +8,7 @@ import numpy as np
 from fedretrain.contract import VariableSpec
 from fedretrain.job import NamedConfig
 from strategies import make
-from strategies.base import Arrays, Strategy, Streaming
+from strategies.base import Arrays, Selecting, Strategy, Streaming
 
 
 def built(name: str, **settings: Any) -> Strategy:
@@ -30,6 +30,10 @@ def aggregate(strategy: Strategy, updates: Sequence[Arrays], weights: Sequence[i
         return strategy.aggregation.finish(state)
     counts = np.array(weights)
     stacks = [np.stack([u[i].reshape(-1) for u in updates]) for i in range(len(updates[0]))]
+    if isinstance(strategy.aggregation, Selecting):
+        by_name = sorted(range(len(updates)), key=lambda i: bits(updates[i]))  # what does not depend on arrival
+        kept = [by_name[row] for row in strategy.aggregation.select([stack[by_name] for stack in stacks])]
+        counts, stacks = counts[kept], [stack[kept] for stack in stacks]
     return [
         strategy.aggregation.reduce(stack, counts).reshape(a.shape) for stack, a in zip(stacks, updates[0], strict=True)
     ]

@@ -23,6 +23,7 @@ CASES = [(name, {}) for name in BUILT_IN] + [
     ("fedavgm", {"server_learning_rate": 0.5, "server_momentum": 0.5}),
     ("fedadagrad", {"beta_1": 0.5}),
     ("trimmed_mean", {"trim": 0.4}),
+    ("krum", {"keep": 3}),
 ]
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 WEIGHTS = [3, 1, 250, 8, 40]

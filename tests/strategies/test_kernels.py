@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fedretrain.contract import VariableSpec
 from fedretrain.errors import RejectedUpdate
 from strategies import kernels
+from strategies.coordinates import network
 from strategies.kernels import NUMPY, Kernels, Term
 from strategies.weighted_mean import WeightedMean
 
@@ -80,6 +81,14 @@ def test_refused_updates_cost_the_others_nothing(good: list[bool], known: bool) 
     scale = 2.0 ** state.exponents[0]
     expected = np.int64([[sum(counted), len(counted), 2 * len(counted)]]) * np.int64(scale)
     assert results == [[len(counted), expected.tobytes(), expected.tobytes()]] * 2
+
+
+@pytest.mark.parametrize("sites", [*range(1, 18), 31, 100])
+def test_the_network_sorts_any_number_of_sites(numba: Kernels, sites: int) -> None:
+    """Every column ascending, equal values among them, with either loops."""
+    stack = np.random.default_rng(sites).integers(-20, 20, size=(sites, 70)).astype(np.float32)
+    for kernel in (NUMPY, numba):
+        np.testing.assert_array_equal(kernel.sort_rows(stack.copy(), network(sites)), np.sort(stack, axis=0))
 
 
 def test_a_short_run_does_without_numba() -> None:
