@@ -7,11 +7,15 @@ Invariants:
 - However it ends, no process is left when ``run_flower`` returns.
 
 SuperLink starts a process with the ServerApp in it, and that starts Ray with one actor per worker; each actor keeps its
-trainer warm (``client.app``).
+trainer warm (``client.app``). Where ``RAY_ADDRESS`` names a Ray cluster that runs already, the actors are there, as
+many as it has cores (docs/cluster.md), and the cluster stays when the run is over.
 """
 
 import contextlib
 import json
+import os
+import re
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +31,9 @@ from fedretrain.runfolder import RunFolder
 from .superlink import SuperLink
 
 LOG = "flower.log"
+ADDRESS = "RAY_ADDRESS"
 _POLL_S = 0.2
+_REACH_S = 10.0
 _QUIET_S = 15.0  # without an event for so long, Flower is asked whether the run still goes on; then after twice as long
 _QUIET_MOST_S = 60.0  # asking takes a process and seconds of a core
 
@@ -42,17 +48,20 @@ def run_flower(
     Args:
         folder: The run's folder, with the job in it. Flower's log goes there too, as ``flower.log``.
         sites: How many site files the job has; each is one of Flower's nodes.
-        workers: How many Ray actors serve them.
+        workers: How many Ray actors serve them; on a Ray cluster it has to say itself how many.
         on_event: Takes each event as it appears in the run's log.
         timeout: Seconds after which the run is given up, to be resumed; None waits as long as it takes.
 
     Raises:
-        ConfigurationError: Flower's simulation runtime is not installed.
-        MachineError: A process could not be started, the run ended without a word, or it took too long.
+        ConfigurationError: Flower's simulation runtime is not installed, or ``RAY_ADDRESS`` is no address of a cluster.
+        MachineError: A process could not be started, no cluster answers, the run ended without a word, or it took too
+            long.
         FedretrainError: What stopped the run on the server's side, as it stands in ``failure.json``.
     """
     if find_spec("ray") is None:
         raise ConfigurationError("--engine flower: expected Ray, found none; install fedretrain[simulation]")
+    if address := os.environ.get(ADDRESS):
+        _check_cluster(address)
     with tempfile.TemporaryDirectory(prefix="fedretrain-", ignore_cleanup_errors=True) as home:
         watch = _Watch(folder, on_event, timeout)
         return run_app(stage_app(Path(home)), watch, sites, workers)
@@ -62,15 +71,30 @@ def run_app(app: Path, watch: "_Watch", sites: int, workers: int) -> dict[str, A
     """``run_flower`` for the Flower app in the folder ``app``; Flower keeps its own files beside that folder."""
     folder = watch.folder
     folder.failure.unlink(missing_ok=True)  # an earlier start's
-    federation = {
-        "num-supernodes": sites,
-        "client-resources-num-cpus": 1,
-        "init-args-num-cpus": max(1, min(workers, sites)),
-    }
+    federation = {"num-supernodes": sites, "client-resources-num-cpus": 1}
+    if not os.environ.get(ADDRESS):  # a cluster that runs has its cores already, and Ray refuses to be told others
+        federation["init-args-num-cpus"] = max(1, min(workers, sites))
     with SuperLink(app.parent, folder.root / LOG) as link:
         run = link.run(app, {"run": str(folder.root)}, federation)
         _follow(link, run, watch)
     return _result(folder)
+
+
+def _check_cluster(address: str) -> None:
+    """Raise ConfigurationError where ``address`` is no HOST:PORT, MachineError where nobody answers there."""
+    found = re.fullmatch(r"([^\s:/]+):([0-9]{1,5})", address)
+    if found is None:
+        raise ConfigurationError(
+            f"{ADDRESS}: expected HOST:PORT of the cluster's head, as `ray start --head` prints it, got {address!r}; "
+            "unset it to run on this machine alone"
+        )
+    try:
+        socket.create_connection((found[1], int(found[2])), _REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise MachineError(
+            f"{ADDRESS}: no Ray cluster answers at {address}: {error}; start its head there, or unset {ADDRESS} to run "
+            "on this machine alone"
+        ) from None
 
 
 def _follow(link: SuperLink, run: str, watch: "_Watch") -> None:

@@ -70,7 +70,7 @@ class SuperLink:
             "FLWR_HOME": str(self._home),  # after what is inherited: a researcher may have one set
             "PATH": os.pathsep.join([str(scripts), os.environ.get("PATH", os.defpath)]),
         }
-        if len(str(home)) <= _SHORT:
+        if len(str(home)) <= _SHORT and not os.environ.get("RAY_ADDRESS"):
             self._environment["RAY_TMPDIR"] = str(home)  # Ray's logs and sockets go with the rest
         self._port = _free_port()
         connection = f'[superlink.{_CONNECTION}]\naddress = "127.0.0.1:{self._port}"\ninsecure = true\n'

@@ -10,13 +10,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fedretrain.processes import free_port
+from simulations.supervisor import below
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -270,3 +276,64 @@ def test_flowers_own_runtime_gives_the_same_bits(demo: tuple[Path, Ended], job: 
     assert ended.code == 0, ended.err
     assert weights(tmp_path, ended.value) == weights(demo[0], demo[1].value)
     assert ended.value["gate"] == demo[1].value["gate"]
+
+
+@dataclass(frozen=True)
+class RayNode:
+    """A machine of a Ray cluster, as ``ray start --block`` makes it: its process and all below it."""
+
+    process: subprocess.Popen[bytes]
+
+    def has_actor(self) -> bool:
+        """Whether an actor of Flower's runs there."""
+        for pid in below(self.process.pid):
+            with suppress(OSError):  # gone meanwhile
+                if b"ClientAppActor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return True
+        return False
+
+
+@pytest.fixture
+def cluster() -> Iterator[tuple[str, list[RayNode]]]:
+    """Two nodes of one core each on this machine: the head's address, and both."""
+    ray = [sys.executable, "-P", "-m", "simulations.supervisor", str(Path(sysconfig.get_path("scripts")) / "ray")]
+    options = ["--block", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+    nodes: list[RayNode] = []
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, ExitStack() as stack:
+        address = f"127.0.0.1:{free_port()}"
+        head = ["--head", f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder}", "--include-dashboard=false"]
+        for arguments in (head, [f"--address={address}"]):
+            log = Path(folder) / f"node-{len(nodes)}.log"
+            with log.open("wb") as file:
+                process = subprocess.Popen(
+                    [*ray, "start", *options, *arguments], stdin=subprocess.PIPE, stdout=file, stderr=file
+                )
+            stack.callback(process.wait, 30)
+            assert process.stdin is not None
+            stack.callback(process.stdin.close)  # the end of the node
+            nodes.append(RayNode(process))
+            end = time.monotonic() + LIMIT_S
+            while "Ray runtime started" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < end, log.read_text()
+                time.sleep(0.1)
+        yield address, nodes
+
+
+def test_a_ray_cluster_gives_the_same_bits(
+    demo: tuple[Path, Ended],
+    job: Path,
+    cluster: tuple[str, list[RayNode]],
+    start: Callable[..., Started],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With RAY_ADDRESS the sites train on both nodes of a cluster, to the same weights, and the cluster stays."""
+    address, nodes = cluster
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    run = start("simulate", job, "--engine", "flower", "--json", *ROUNDS)
+    run.wait_for("round-started", 2)
+    assert [node.has_actor() for node in nodes] == [True, True]
+    out, err = run.process.communicate(timeout=LIMIT_S)
+    assert run.process.returncode == 0, err
+    assert weights(run.out, json.loads(out.splitlines()[-1])) == weights(demo[0], demo[1].value)
+    assert [node.process.poll() for node in nodes] == [None, None]

@@ -174,3 +174,20 @@ def test_a_failure_keeps_its_kind(tmp_path: Path, name: str, code: int, kind: ty
     with pytest.raises(kind, match="too few sites") as raised:
         _result(folder)
     assert type(raised.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("address", "kind", "said"),
+    [
+        ("auto", ConfigurationError, "expected HOST:PORT of the cluster's head, .* got 'auto'"),
+        ("127.0.0.1:9", MachineError, "no Ray cluster answers at 127.0.0.1:9"),
+        ("127.0.0.1:99999", MachineError, "no Ray cluster answers at 127.0.0.1:99999"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_said_at_once(
+    address: str, kind: type[Exception], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is started; Ray would look for it for a minute."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(kind, match=f"^RAY_ADDRESS: {said}"):
+        run_flower(RunFolder(tmp_path), 2, 1)
