@@ -5,6 +5,7 @@ it ends; what is looked at is mapped from it, and its pages are the system's to 
 """
 
 import mmap
+import os
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -39,6 +40,13 @@ class Bulk:
                 _write(self._file, memoryview(self._few))
                 self._few = bytearray()
             _write(self._file, memoryview(data))
+
+    def read(self, start: int, count: int) -> bytes:
+        """At most so many bytes from there on."""
+        if self._file is None:
+            return bytes(self._few[start : start + count])
+        with atomic.disk_errors(self._folder, "read a large message"):
+            return os.pread(self._file.fileno(), count, start)
 
     def view(self) -> memoryview:
         """All bytes, read-only; nothing is written after that. Valid for as long as anybody has it."""

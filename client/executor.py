@@ -19,9 +19,10 @@ from flwr.app import RecordDict
 from fedretrain.errors import ConfigurationError, FedretrainError, MachineError
 from fedretrain.membership import Kit
 from fedretrain.messages import Declined, pack
-from fedretrain.processes import QUIET_FLOWER, die_with_parent
+from fedretrain.processes import QUIET_FLOWER, die_with_parent, return_memory
 
 from . import flowerside, runfiles, wire
+from .bulk import Bulk
 from .home import Home
 from .policy import Policy, bundle_accepted
 from .sitefile import load_site
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.3  # between two attempts to reach a SuperNode that is away
-Answer = tuple[RecordDict, memoryview | None]  # as ``flowerside.runtime.Task.reply`` takes it
+Answer = tuple[RecordDict, Bulk | None]  # as ``flowerside.runtime.Task.reply`` takes it
 HEARTBEAT_S = 10.0  # Flower gives a task up after 60 s without one
 REFUSAL_S = 30.0  # how long the trainer may take to sign a refusal
 
@@ -119,7 +120,7 @@ class Executor:
             size=len(records), bulk=size, id=about.message_id, message_type=about.message_type, decline=decline
         )
         letter = wire.ask(self._home.socket, wire.pieces(header, records, parts), seconds, self._home.run)
-        return flowerside.from_bytes(letter.records), letter.bulk.view()
+        return flowerside.from_bytes(letter.records), letter.bulk
 
     def _policy(self) -> Policy:
         """As site.toml has it at the moment; the trainer says what is wrong with one that cannot be read."""
@@ -155,6 +156,7 @@ def _heartbeats(task: "Task") -> Iterator[None]:
 def main() -> None:
     """The process."""
     die_with_parent()
+    return_memory()
     home = home_argument("client.executor", "Run a site's executor.")
     own = {"NO_PROXY": "*", "no_proxy": "*", "FLWR_HOME": str(home.run / "flwr")}  # all it talks to is on this machine
     os.environ.update({**QUIET_FLOWER, **own})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedretrain.errors import FedretrainError, MachineError
-from fedretrain.processes import QUIET_FLOWER, die_with_parent
+from fedretrain.processes import QUIET_FLOWER, die_with_parent, return_memory
 
 from . import runfiles
 from .home import Home
@@ -169,6 +169,7 @@ def _attempt(home: Home) -> None:
 def main() -> None:
     """The process."""
     die_with_parent()
+    return_memory()
     home = home_argument("client.supernode", "Run a site's SuperNode.")
     try:
         run(home)

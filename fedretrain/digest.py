@@ -7,7 +7,7 @@ numbers have the same digest however they were stored (``.keras`` files differ a
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,13 +29,32 @@ def json_digest(value: Any) -> str:
     return sha256(canonical_json(value))
 
 
+class WeightsHash:
+    """``weights_digest`` of arrays that come one after the other, each in one piece or in several."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def begin(self, dtype: str, shape: Sequence[int]) -> None:
+        """The next array; its elements follow in C order."""
+        self._hash.update(f"{dtype}{list(shape)};".encode())
+
+    def add(self, elements: "NDArray[Any]") -> None:
+        """Elements of the array that was begun."""
+        import numpy as np
+
+        little = np.ascontiguousarray(elements, dtype=elements.dtype.newbyteorder("<"))
+        self._hash.update(little.reshape(-1).view(np.uint8).data)
+
+    def hexdigest(self) -> str:
+        """Of all that was added."""
+        return self._hash.hexdigest()
+
+
 def weights_digest(arrays: "Iterable[NDArray[Any]]") -> str:
     """SHA-256 over dtype, shape and little-endian C-order bytes of each array, in order."""
-    import numpy as np
-
-    h = hashlib.sha256()
+    found = WeightsHash()
     for array in arrays:
-        little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-        h.update(f"{array.dtype.name}{list(array.shape)};".encode())
-        h.update(little.reshape(-1).view(np.uint8).data)
-    return h.hexdigest()
+        found.begin(array.dtype.name, array.shape)
+        found.add(array)
+    return found.hexdigest()

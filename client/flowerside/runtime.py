@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -45,6 +46,7 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.runtime import RuntimeHttpClient
 
+from client.bulk import Bulk
 from fedretrain.errors import MachineError
 from fedretrain.parcel import PART_BYTES, announced, part_name
 
@@ -171,18 +173,18 @@ class Task:
         except MachineError:
             return False
 
-    def reply(self, records: RecordDict, data: memoryview | None = None) -> None:
+    def reply(self, records: RecordDict, bulk: Bulk | None = None) -> None:
         """Answer the message; raises MachineError where the SuperNode does not take it.
 
         Args:
             records: What is answered, in full or as the head of a parcel.
-            data: The bytes that the parcel's parts are cut from, if it is a head.
+            bulk: The bytes that the parcel's parts are cut from, if it is a head.
         """
         if self._message is None:
             raise MachineError("the task was not pulled")
         whole = RecordDict(dict(records.items()))
-        for start in range(0, len(data or b""), PART_BYTES):
-            whole[part_name(start // PART_BYTES)] = _Part(data[start : start + PART_BYTES])  # type: ignore[index]
+        for start in range(0, bulk.size if bulk else 0, PART_BYTES):
+            whole[part_name(start // PART_BYTES)] = _Part(partial(bulk.read, start, PART_BYTES))
         with _runtime_errors("hand the reply over"):
             self._push(Message(whole, reply_to=self._message))
             node, run = Node(node_id=self._context.node_id), self._context.run_id
@@ -213,11 +215,11 @@ class Task:
 
 
 class _Part(ConfigRecord):
-    """A ``ConfigRecord`` {"bytes": ...} that is made when it is needed, from bytes that need not be in memory."""
+    """A ``ConfigRecord`` {"bytes": ...} that is made when it is needed, from bytes that are read then."""
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, read: Callable[[], bytes]) -> None:
         super().__init__()
-        self._data = data
+        self._read = read
         self._id = super().object_id
 
     @property
@@ -227,7 +229,7 @@ class _Part(ConfigRecord):
 
     def deflate(self) -> bytes:
         """As Flower's, of the record that this one stands for."""
-        return ConfigRecord({"bytes": bytes(self._data)}).deflate()
+        return ConfigRecord({"bytes": self._read()}).deflate()
 
 
 @contextmanager

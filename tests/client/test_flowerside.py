@@ -26,6 +26,7 @@ from flwr.superlink.routers.fleet.node_auth import authenticate_node
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client import flowerside
+from client.bulk import Bulk
 from client.flowerside import node, runtime
 from client.flowerside.state import State
 from fedretrain import parcel
@@ -212,7 +213,9 @@ def test_a_large_message_passes_part_by_part(served: Served, tmp_path: Path, mon
         task, message = take(client)
         assert (message.records, message.size) == (head, len(data))
         assert b"".join(message.parts()) == b"".join(message.parts()) == data
-        task.reply(message.records, memoryview(data))
+        bulk = Bulk(tmp_path)
+        bulk.write(data)
+        task.reply(message.records, bulk)
         [reply] = served.replies()
         found = served.state.object_store
         tree = found.get_object_tree(reply.metadata.message_id)
