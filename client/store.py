@@ -17,11 +17,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from fedretrain import atomic
+from fedretrain import arrayfile, atomic
 from fedretrain.contract import key
 from fedretrain.digest import sha256, weights_digest
 from fedretrain.errors import DeclinedRequest
@@ -50,20 +49,22 @@ class SiteStore:
             DeclinedRequest: ``request-invalid`` where the arrays have another digest.
             MachineError: The disk does not take it.
         """
-        from safetensors.numpy import save
-
         path = self._base_path(digest)
         if weights_digest(arrays) != digest:
             raise DeclinedRequest("request-invalid", "base", "arrays with the digest that the request names")
         atomic.make_folder(path.parent)
-        atomic.write_bytes(path, save({key(i): np.asarray(a, order="C") for i, a in enumerate(arrays)}))
+        with atomic.replacing(path) as temporary:
+            arrayfile.write(temporary, {key(i): array for i, array in enumerate(arrays)})
 
     def has_base(self, digest: str) -> bool:
         """Whether there is a file for this base model; ``base`` still checks its content."""
         return self._base_path(digest).is_file()
 
     def base(self, digest: str) -> list[NDArray[Any]] | None:
-        """The base model's variables by position, or None where there is none, or a damaged one, which is removed."""
+        """The base model's variables by position, or None where there is none, or a damaged one, which is removed.
+
+        They are mapped from the file, read-only.
+        """
         path = self._base_path(digest)
         if not path.is_file():
             return None
@@ -100,11 +101,8 @@ class SiteStore:
 
 
 def _read_arrays(path: Path) -> list[NDArray[Any]] | None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
-        arrays = load_file(path)
+        arrays = arrayfile.mapped(path)
         return [arrays[key(i)] for i in range(len(arrays))]
-    except (SafetensorError, OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError):
         return None
