@@ -11,7 +11,7 @@ Seeds are the first 8 bytes, big-endian, of SHA-256 over the canonical JSON of `
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -49,20 +49,47 @@ def split(count: int, train: TrainSection, site: str) -> tuple[Indices, Indices]
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def batches(count: int, train: TrainSection, site: str, round_: int) -> Iterator[Indices]:
-    """Positions of each step's examples in one round, among ``count`` training examples.
+def epochs(count: int, train: TrainSection, site: str, round_: int) -> Iterator[Indices]:
+    """Positions of a round's examples in the order they are used, among ``count`` training examples, by epoch.
 
     Each epoch is a permutation of its own; its last batch is smaller where ``batch_size`` does not divide ``count``.
     ``local_steps`` ends after that many batches, wherever in an epoch; otherwise there are ``local_epochs`` epochs.
     """
-    epochs = itertools.count() if train.local_steps is not None else range(train.local_epochs or 1)
-    endless = (
-        order[start : start + train.batch_size]
-        for epoch in epochs
-        for order in [_rng("order", train.seed, site, round_, epoch).permutation(count)]
-        for start in range(0, count, train.batch_size)
-    )
-    return itertools.islice(endless, train.local_steps)
+    left = train.local_steps
+    for epoch in itertools.count() if left is not None else range(train.local_epochs or 1):
+        if left == 0:
+            return
+        order = _rng("order", train.seed, site, round_, epoch).permutation(count)
+        if left is not None:
+            order = order[: left * train.batch_size]
+            left -= -(-len(order) // train.batch_size)
+        yield order
+
+
+def batches(count: int, train: TrainSection, site: str, round_: int) -> Iterator[Indices]:
+    """The examples of each step, as ``epochs`` has them."""
+    return pieces(epochs(count, train, site, round_), train.batch_size, lambda: 1)
+
+
+def pieces(orders: Iterable[Indices], batch: int, steps: Callable[[], int]) -> Iterator[Indices]:
+    """The same positions in runs of whole batches; a smaller batch comes last in its run.
+
+    Args:
+        orders: Positions by epoch.
+        batch: Examples of a batch.
+        steps: Asked before each run: the most batches it may have.
+    """
+    left: Indices = np.empty(0, np.intp)
+    for order in orders:
+        left = np.concatenate([left, order]) if len(left) else order
+        ends_whole = len(left) % batch == 0  # or a smaller batch ends here
+        most = steps() * batch
+        while len(left) and (not ends_whole or len(left) >= most):
+            run, left = np.split(left, [most])
+            yield run
+            most = steps() * batch
+    if len(left):
+        yield left
 
 
 def in_order(count: int, batch_size: int) -> Iterator[Indices]:

@@ -18,12 +18,10 @@ import logging
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fedretrain.dataset import Dataset
@@ -33,21 +31,28 @@ from fedretrain.job import NamedConfig
 from fedretrain.messages import PrepareRequest
 from strategies.base import LocalObjective
 
-from .sampling import MIN_COUNT, batches, in_order, seed_for, split
+from .outgoing import Update, difference
+from .pace import Pace
+from .sampling import MIN_COUNT, Indices, epochs, in_order, pieces, seed_for
 
 if TYPE_CHECKING:
+    from .resident import Examples
     from .step import Learner
 
 log = logging.getLogger(__name__)
 
 Arrays = list[NDArray[Any]]
 
+RESIDENT_BYTES = 512 << 20
+_EVALUATIONS = 16  # batches of one call in evaluation
+
 
 @dataclass(frozen=True)
 class Order:
     """What is to be trained: a prepared run, at one site, in one round.
 
-    ``seconds`` is how long that may take, where the site's policy sets a limit.
+    ``seconds`` is how long that may take, where the site's policy sets a limit. ``later`` allows for a large update to
+    be made variable by variable when it is used, which is before anything else is asked of the trainer.
     """
 
     request: PrepareRequest
@@ -55,6 +60,7 @@ class Order:
     round: int
     allow_modules: tuple[str, ...] = ()
     seconds: float | None = None
+    later: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,16 +74,18 @@ class Result:
             (of the received values, before training), as far as they are about enough examples; ``seconds``.
     """
 
-    update: Arrays
+    update: Update
     examples: int
     metrics: dict[str, float]
 
 
-def configure_process(threads: int = 1) -> None:
+def configure_process(threads: int = 1, gpu: int | None = None) -> None:
     """Set up TensorFlow in this process so that results do not depend on it; before TensorFlow computes anything.
 
     Args:
         threads: Threads for one operation. Sums are split by it, so all processes of a job need the same number.
+        gpu: The one GPU that this process uses, by its number; None for whatever TensorFlow sees. A GPU's memory is
+            taken as it is needed, so that several processes can share one.
     """
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -87,17 +95,37 @@ def configure_process(threads: int = 1) -> None:
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
+        devices = tf.config.list_physical_devices("GPU")
+        if gpu is not None:
+            devices = devices[gpu : gpu + 1]
+            tf.config.set_visible_devices(devices, "GPU")
+        for device in devices:
+            tf.config.experimental.set_memory_growth(device, enable=True)
     except RuntimeError:
         log.warning("TensorFlow is already in use with its own threads; the last bits of results may differ by machine")
     tf.config.experimental.enable_op_determinism()
 
 
 class Trainer:
-    """See the module docstring. Not for use by two threads at once."""
+    """See the module docstring. Not for use by two threads at once.
 
-    def __init__(self) -> None:
+    Called again with the same ``received`` and ``data`` objects, as a simulation does with many sites and rounds, it
+    finds them on the device; their arrays must not be written to as long as they are passed.
+
+    Args:
+        compile: Whether XLA compiles the steps. The last bits depend on it, so everyone who trains in a run, and a
+            simulation and what it stands for, decide alike: None, by the job alone (``probe.chosen``).
+        resident_bytes: The most that examples may take on the device; a site with more is streamed.
+    """
+
+    def __init__(self, *, compile: bool | None = None, resident_bytes: int = RESIDENT_BYTES) -> None:  # noqa: A002
+        self._compile = compile
+        self._resident_bytes = resident_bytes
+        self._request: tuple[PrepareRequest, tuple[str, ...]] | None = None
         self._key = ""
         self._learner: Learner | None = None
+        self._partitions: Any = None
+        self._received: Any = None
 
     def prepare(self, request: PrepareRequest, allow_modules: tuple[str, ...] = ()) -> None:
         """Build the model a request asks for, and keep it; what training will need is checked here.
@@ -119,53 +147,58 @@ class Trainer:
         Raises:
             DeclinedRequest: ``training-diverged``, ``policy`` where it takes too long, or as ``prepare``.
         """
-        started = time.monotonic()
+        pace = Pace(order.seconds)
         learner = self._warm(order.request, order.allow_modules)
         if not learner.loaded:
             learner.load(base())
-        learner.start(received, _variable_seeds(order))
-        train, site = order.request.train, order.site
-        mine, held = split(len(data), train, site)
+        learner.start(self._received.tensors(received), lambda position: _variable_seed(order, position))
+        examples = self._partitions.of(data, order.request.contract)
+        mine, held = examples.split(order.request.train, order.site)
         metrics: dict[str, float] = {}
         if len(held):
-            held_out = (data.take(held[i]) for i in in_order(len(held), train.batch_size))
-            validation = within(held_out, started, order.seconds)
-            metrics |= {f"val-{name}": value for name, value in learner.evaluate(validation).items()}
+            size = learner.graph.evaluated * (1 if pace.limited else _EVALUATIONS)
+            chosen = (held[i] for i in in_order(len(held), size))
+            metrics |= {f"val-{name}": v for name, v in learner.evaluate(pace.through(examples.pieces(chosen))).items()}
             _check_finite(metrics["val-loss"])
-        steps = (data.take(mine[i]) for i in batches(len(mine), train, site, order.round))
-        loss = _train(learner, within(steps, started, order.seconds))
+        loss = _train(learner, examples, mine, order, pace)
         if len(mine) >= MIN_COUNT:
             metrics["train-loss"] = loss
-        update = self._difference(learner, received)
-        return Result(update, len(mine), metrics | {"seconds": time.monotonic() - started})
+        update = self._difference(learner, received, later=order.later)
+        return Result(update, len(mine), metrics | {"seconds": pace.elapsed})
 
-    def _difference(self, learner: "Learner", received: Arrays) -> Arrays:
+    def _difference(self, learner: "Learner", received: Arrays, *, later: bool) -> Update:
         try:
             learner.check_kept()
         except RuntimeError:
             self._learner = None  # whatever it holds is not what the next update may start from
             raise
-        with np.errstate(over="ignore", invalid="ignore"):
-            update = [after - before for after, before in zip(learner.values(), received, strict=True)]
-        for array in update:
-            if not np.isfinite(array).all():
-                raise _diverged()
-        return update
+        return difference(learner.values(), received, later=later)
 
     def _warm(self, request: PrepareRequest, allow_modules: tuple[str, ...]) -> "Learner":
         """The model of this request: the one in memory where it is the same job, else a freshly built one."""
+        known = self._request is not None and request is self._request[0] and allow_modules == self._request[1]
+        if self._learner is not None and known:
+            return self._learner
         wanted = json_digest([request.model_dump(mode="json", exclude={"run"}), list(allow_modules)])
         if self._learner is None or wanted != self._key:
             self._learner = None  # free it first: two models may not fit
-            self._learner, self._key = _build(request, allow_modules), wanted
+            self._learner, self._key = build_learner(request, allow_modules, self._compile), wanted
+            self._keep()
+        self._request = request, allow_modules
         return self._learner
 
+    def _keep(self) -> None:
+        from .resident import Partitions, Received
 
-def _build(request: PrepareRequest, allow_modules: tuple[str, ...]) -> "Learner":
+        self._partitions, self._received = Partitions(self._resident_bytes), Received()
+
+
+def build_learner(request: PrepareRequest, allow_modules: tuple[str, ...], compiled: bool | None = None) -> "Learner":
+    """The model of a request; raises DeclinedRequest as ``Trainer.prepare``."""
     from .step import Learner
 
     try:
-        return Learner(request, _objective(request.strategy), allow_modules)
+        return Learner(request, _objective(request.strategy), allow_modules, compiled=compiled)
     except ModelRefused as error:
         log.warning("run %s: %s", request.run, error)
         expected = "layers of Keras, or of modules this site allows"
@@ -186,33 +219,24 @@ def _objective(config: NamedConfig) -> LocalObjective:
         raise DeclinedRequest("request-invalid", "strategy", "a strategy this version knows") from None
 
 
-def _variable_seeds(order: Order) -> Iterator[int]:
-    """A seed for each variable, by its position; random layers draw from theirs."""
-    seed, count = order.request.train.seed, len(order.request.contract.variables)
-    return (seed_for("layer", seed, order.site, order.round, position) % 2**31 for position in range(count))
+def _variable_seed(order: Order, position: int) -> int:
+    """The seed of the variable at a position; random layers draw from theirs."""
+    return seed_for("layer", order.request.train.seed, order.site, order.round, position) % 2**31
 
 
-def within(examples: Iterable[Dataset], started: float, seconds: float | None) -> Iterator[Dataset]:
-    """The batches, as long as no more than ``seconds`` have gone by since ``started`` (``time.monotonic``).
+def _train(learner: "Learner", examples: "Examples", mine: Indices, order: Order, pace: Pace) -> float:
+    """Train on the rows ``mine``; returns the mean loss of an example when it was used."""
+    import tensorflow as tf
 
-    Raises:
-        DeclinedRequest: ``policy``, when they have.
-    """
-    for batch in examples:
-        if seconds is not None and time.monotonic() - started > seconds:
-            raise DeclinedRequest("policy", "max_seconds", f"at most {seconds:g} seconds of training in a round")
-        yield batch
-
-
-def _train(learner: "Learner", steps: Iterator[Dataset]) -> float:
-    """Train on each batch; returns the mean loss of an example when it was used."""
-    total, count = 0.0, 0
-    for batch in steps:
-        loss = learner.step(batch)
-        _check_finite(loss)
-        total, count = total + loss * len(batch), count + len(batch)
+    train = order.request.train
+    total, count = tf.constant(0, tf.float64), 0
+    orders = (mine[positions] for positions in epochs(len(mine), train, order.site, order.round))
+    runs = pieces(orders, train.batch_size, lambda: pace.steps(learner.graph.steps))
+    for piece in pace.through(examples.pieces(runs)):
+        total, count = learner.train(total, piece), count + len(piece.rows)
+        _check_finite(float(total))
     learner.finish()
-    return total / count
+    return float(total) / count
 
 
 def _check_finite(loss: float) -> None:

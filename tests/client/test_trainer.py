@@ -176,9 +176,9 @@ def test_the_step_is_traced_once() -> None:
     for round_ in (1, 2, 3):
         for site, count in (("a", 60), ("b", 71)):
             train(of, examples(of, count), trainer, site=site, round_=round_)
-            seen.append(list(trainer._learner._steps.values()))  # type: ignore[union-attr]
+            seen.append(list(trainer._learner.graph._functions.values()))  # type: ignore[union-attr]
     assert all(steps == seen[0] for steps in seen)
-    assert [step.experimental_get_tracing_count() for step in seen[0]] == [1, 1]
+    assert [f.experimental_get_tracing_count() for f in seen[0]] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,241 @@
+"""The calculations of an update as TensorFlow functions: many optimizer steps, or one evaluation, in one call.
+
+Invariants:
+
+- How many steps a call takes changes no bit of the result; the loss is carried from call to call.
+- Every size of site and of last batch uses the same trace. The compiled steps have batches of one size, so a batch
+  that is smaller is always left to the others.
+
+XLA keeps a loop's variables in place and joins what lies between two products, which halves the time of small dense
+models; its convolutions in a loop are many times slower than TensorFlow's on CPUs (``probe.suited``).
+
+The examples come as ``Piece``: tensors of many examples, and which rows of them to use, in order.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from fedretrain.contract import Contract, InputSpec, OutputSpec
+from fedretrain.messages import PrepareRequest
+from strategies.base import LocalObjective
+
+_COMPILED_BYTES = 2 << 20  # inputs of one call of the compiled steps: they are gathered before
+_MOST_STEPS = 256
+_EVALUATED_BYTES = 1 << 20  # inputs of one batch in evaluation, where nothing is kept for gradients
+_EVALUATED = 256
+
+
+Parts = tuple[list[Any], list[Any], list[Any]]
+"""Inputs in the contract's order, each [n, ...]; labels by output, each [n, ...]; weights: one tensor [n], or none."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Examples on the device, as tensors of ``n``, and which of these are used, in this order: ``rows``, int32 [m]."""
+
+    parts: Parts
+    rows: NDArray[Any]
+
+
+class Graph:
+    """Functions of one compiled model.
+
+    Args:
+        model: Built and compiled.
+        trained: The variables that train.
+        metrics: By output, by name.
+        objective: What the strategy adds to the loss.
+        request: What the server asked to prepare.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        trained: Sequence[Any],
+        metrics: list[dict[str, Any]],
+        objective: LocalObjective,
+        request: PrepareRequest,
+    ) -> None:
+        self._model, self._trained, self._metrics, self._objective = model, trained, metrics, objective
+        self._contract, self.batch = request.contract, request.train.batch_size
+        self._functions: dict[tuple[str, bool], Any] = {}
+        self.anchored = objective.penalty(trained, [v.value for v in trained]) is not None
+        size = max(1, example_bytes(self._contract))
+        self.steps = max(1, min(_MOST_STEPS, _COMPILED_BYTES // (self.batch * size)))
+        self.evaluated = max(self.batch, min(_EVALUATED, _EVALUATED_BYTES // size))
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of the metrics in the order ``evaluate`` gives them."""
+        return [name for by_name in self._metrics for name in by_name]
+
+    def train(self, total: Any, piece: Piece, anchors: list[Any], *, compiled: bool) -> Any:
+        """Steps over a piece; its last batch may be smaller.
+
+        Args:
+            total: The sum of what was returned before: losses times examples, float64.
+            piece: At most ``steps`` batches where ``compiled``.
+            anchors: What was received of the variables that train, where ``anchored``, else nothing.
+            compiled: By XLA, as far as the batches are whole.
+        """
+        whole, rows = len(piece.rows) // self.batch if compiled else 0, piece.rows
+        if whole:
+            first, rows = np.split(rows, [whole * self.batch])
+            padded = np.zeros(self.steps * self.batch, np.int32)
+            padded[: len(first)] = first
+            function = self._function("compiled", self._gathered, piece)
+            total = function(total, piece.parts, tf.constant(padded), anchors, tf.constant(whole))
+        if len(rows):
+            total = self._function("train", self._train, piece)(total, piece.parts, tf.constant(rows), anchors)
+        return total
+
+    def evaluate(self, total: Any, piece: Piece, *, first: bool) -> tuple[Any, list[Any]]:
+        """Losses and metrics over one piece more.
+
+        Args:
+            total: The sum of losses times examples that was returned before, float64.
+            piece: Examples.
+            first: Whether the metrics start with it.
+
+        Returns:
+            The sum of losses times examples, and the metrics so far as in ``metric_names``.
+        """
+        function = self._function("test" if first else "more", self._test if first else self._test_more, piece)
+        total, *metrics = function(total, piece.parts, tf.constant(piece.rows))
+        return total, metrics
+
+    def loss(self, parts: Parts, *, training: bool) -> tuple[Any, list[Any]]:
+        """The loss Keras computes, regularisation included, and the predictions by output."""
+        x, y, weights = parts
+        inputs = x[0] if len(x) == 1 else keras.tree.pack_sequence_as(self._model.input, x)
+        predicted = self._model(inputs, training=training)
+        labels = keras.tree.pack_sequence_as(predicted, y)
+        each = None
+        if weights:
+            each = keras.tree.map_structure(lambda p: _along_examples(weights[0], p), predicted)
+        loss = self._model.compute_loss(inputs, labels, predicted, each, training=training)
+        return loss, keras.tree.flatten(predicted)
+
+    def _function(self, name: str, body: Callable[..., Any], piece: Piece) -> Any:
+        weighted = bool(piece.parts[2])
+        if (name, weighted) not in self._functions:
+            self._functions[name, weighted] = tf.function(
+                body, input_signature=self._signature(name, weighted), autograph=False
+            )
+        return self._functions[name, weighted]
+
+    def _signature(self, name: str, weighted: bool) -> list[Any]:
+        total, whole = tf.TensorSpec([], tf.float64), tf.TensorSpec([], tf.int32)
+        anchors = [tf.TensorSpec(v.shape, v.dtype) for v in self._trained] if self.anchored else []
+        count = self.steps * self.batch if name == "compiled" else None
+        examples = [examples_signature(self._contract, weighted=weighted), tf.TensorSpec([count], tf.int32)]
+        if name in {"test", "more"}:
+            return [total, *examples]
+        return [total, *examples, anchors, *([whole] if name == "compiled" else [])]
+
+    def _train(self, total: Any, parts: Parts, rows: Any, anchors: list[Any]) -> Any:
+        def body(start: Any, total: Any) -> tuple[Any, Any]:
+            mine = rows[start : start + self.batch]
+            loss = self._step(_take(parts, mine), anchors)
+            return start + self.batch, total + tf.cast(loss, tf.float64) * tf.cast(tf.size(mine), tf.float64)
+
+        return _loop(tf.size(rows), body, [tf.constant(0), total])[1]
+
+    def _gathered(self, total: Any, parts: Parts, rows: Any, anchors: list[Any], whole: Any) -> Any:
+        """The rows side by side, then whole batches of them."""
+        steps = tf.function(self._compiled, jit_compile=True, autograph=False)
+        return steps(total, _take(parts, rows), anchors, whole)
+
+    def _compiled(self, total: Any, parts: Parts, anchors: list[Any], whole: Any) -> Any:
+        def sliced(tensor: Any, step: Any) -> Any:
+            rest = tensor.shape[1:]
+            return tf.slice(tensor, [step * self.batch, *([0] * len(rest))], [self.batch, *rest])
+
+        def body(step: Any, total: Any) -> tuple[Any, Any]:
+            loss = self._step(_each(lambda tensor: sliced(tensor, step), parts), anchors)
+            return step + 1, total + tf.cast(loss, tf.float64) * self.batch
+
+        return _loop(whole, body, [tf.constant(0), total])[1]
+
+    def _step(self, parts: Parts, anchors: list[Any]) -> Any:
+        """One optimizer step; returns the batch's loss as it was before it, without the strategy's penalty."""
+        optimizer = self._model.optimizer
+        with tf.GradientTape() as tape:
+            loss, _ = self.loss(parts, training=True)
+            penalty = self._objective.penalty(self._trained, anchors) if self.anchored else None
+            whole = loss if penalty is None else loss + tf.cast(penalty, loss.dtype)
+            scaled = optimizer.scale_loss(whole)
+        gradients = tape.gradient(scaled, [v.value for v in self._trained])
+        optimizer.apply(gradients, self._trained)
+        return loss
+
+    def _test(self, total: Any, parts: Parts, rows: Any) -> list[Any]:
+        for metric in self._all_metrics():
+            metric.reset_state()
+        return self._test_more(total, parts, rows)
+
+    def _test_more(self, total: Any, parts: Parts, rows: Any) -> list[Any]:
+        def body(start: Any, total: Any) -> tuple[Any, Any]:
+            mine = rows[start : start + self.evaluated]
+            used = _take(parts, mine)
+            loss, predictions = self.loss(used, training=False)
+            for by_name, label, prediction in zip(self._metrics, used[1], predictions, strict=True):
+                for metric in by_name.values():
+                    metric.update_state(label, prediction)
+            return start + self.evaluated, total + tf.cast(loss, tf.float64) * tf.cast(tf.size(mine), tf.float64)
+
+        total = _loop(tf.size(rows), body, [tf.constant(0), total])[1]
+        return [total, *(metric.result() for metric in self._all_metrics())]
+
+    def _all_metrics(self) -> list[Any]:
+        return [metric for by_name in self._metrics for metric in by_name.values()]
+
+
+def examples_signature(contract: Contract, *, weighted: bool) -> Parts:
+    """Signatures of inputs, labels and weights, for any number of examples."""
+    x = [_input_signature(spec) for spec in contract.inputs]
+    y = [_label_signature(spec) for spec in contract.outputs]
+    return x, y, [tf.TensorSpec([None], tf.float32)] if weighted else []
+
+
+def example_bytes(contract: Contract) -> int:
+    """Size of one example's inputs, axes of any length counted as 1."""
+    sizes = (
+        tf.TensorShape([n or 1 for n in s.shape]).num_elements() * tf.as_dtype(s.dtype).size for s in contract.inputs
+    )
+    return int(sum(sizes))
+
+
+def _loop(end: Any, body: Callable[..., Any], state: list[Any]) -> Any:
+    return tf.while_loop(lambda position, *_: position < end, body, state, parallel_iterations=1)
+
+
+def _take(parts: Parts, rows: Any) -> Parts:
+    return _each(lambda tensor: tf.gather(tensor, rows), parts)
+
+
+def _each(change: Callable[[Any], Any], parts: Parts) -> Parts:
+    x, y, weights = parts
+    return [change(t) for t in x], [change(t) for t in y], [change(t) for t in weights]
+
+
+def _input_signature(spec: InputSpec) -> Any:
+    return tf.TensorSpec([None, *spec.shape], spec.dtype)
+
+
+def _label_signature(spec: OutputSpec) -> Any:
+    """As ``fedretrain.labels.labels_as_array`` gives them."""
+    if spec.kind == "multiclass":
+        return tf.TensorSpec([None, *spec.shape[:-1]], tf.int32)
+    return tf.TensorSpec([None, *spec.shape], tf.float32)
+
+
+def _along_examples(weights: Any, prediction: Any) -> Any:
+    """Weights [n] with axes of 1 behind, so that they multiply the losses [n, ...] of one output example by example."""
+    return tf.reshape(weights, [-1] + [1] * (len(prediction.shape) - 2))

@@ -1,0 +1,139 @@
+"""What an update needs on the device, kept from one update to the next: a site's examples and the global values.
+
+Invariants:
+
+- What is kept changes no result. It belongs to one object, is known by that object's identity, and goes with it; so
+  what was passed to ``train`` must not be written to for as long as it is passed again.
+- Examples take at most the budget. What fits is resident, the least recently used goes first; what is larger than the
+  whole budget is streamed: two pieces of it are in memory at a time.
+"""
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from fedretrain.contract import Contract
+from fedretrain.dataset import Dataset
+from fedretrain.job import TrainSection
+
+from .graph import Parts, Piece, examples_signature
+from .sampling import Indices, split
+
+Arrays = list[NDArray[Any]]
+
+
+@dataclass
+class Examples:
+    """A site's examples, by the rows an update asks for; ``weighted``: whether they have sample weights."""
+
+    data: "weakref.ref[Dataset]"
+    contract: Contract
+    tensors: Parts | None
+    splits: dict[tuple[int, float, str], tuple[Indices, Indices]] = field(default_factory=dict)
+
+    def split(self, train: TrainSection, site: str) -> tuple[Indices, Indices]:
+        """As ``sampling.split``, found out once; int32."""
+        key = (train.seed, train.validation_fraction, site)
+        if key not in self.splits:
+            mine, held = split(len(self._data()), train, site)
+            self.splits[key] = mine.astype(np.int32), held.astype(np.int32)
+        return self.splits[key]
+
+    def pieces(self, rows: Iterator[Indices]) -> Iterator[Piece]:
+        """The examples of each array of rows, int32, in the order of the rows."""
+        if self.tensors is not None:
+            tensors = self.tensors
+            return (Piece(tensors, chosen) for chosen in rows)
+        return self._streamed(rows)
+
+    def _streamed(self, rows: Iterator[Indices]) -> Iterator[Piece]:
+        data = self._data()
+        signature = examples_signature(self.contract, weighted=data.sample_weight is not None)
+        feed = tf.data.Dataset.from_generator(
+            lambda: (_parts(data.take(chosen), self.contract) for chosen in rows),
+            output_signature=tuple(map(tuple, signature)),
+        )
+        for x, y, weights in feed.prefetch(1):
+            count = int(tf.shape(x[0])[0])
+            yield Piece((list(x), list(y), list(weights)), np.arange(count, dtype=np.int32))
+
+    def _data(self) -> Dataset:
+        data = self.data()
+        if data is None:
+            raise RuntimeError("a site's examples went while they were used")
+        return data
+
+
+class Partitions:
+    """The examples of many sites, the last used ones on the device.
+
+    Args:
+        budget: Bytes of examples on the device.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._kept: OrderedDict[int, tuple[Examples, int]] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return sum(size for _, size in self._kept.values())
+
+    def of(self, data: Dataset, contract: Contract) -> Examples:
+        """The examples of ``data``, which the contract describes."""
+        found = self._kept.get(id(data))
+        if found and found[0].data() is data and (found[0].contract is contract or found[0].contract == contract):
+            self._kept.move_to_end(id(data))
+            return found[0]
+        self._kept.pop(id(data), None)
+        return self._add(data, contract)
+
+    def _add(self, data: Dataset, contract: Contract) -> Examples:
+        parts, key, kept = _parts(data, contract), id(data), self._kept
+        size = sum(array.nbytes for part in parts for array in part)
+        resident = size <= self._budget
+        while resident and kept and self.nbytes + size > self._budget:
+            kept.popitem(last=False)
+        tensors: Parts | None = None
+        if resident:
+            x, y, weights = ([tf.convert_to_tensor(array) for array in part] for part in parts)
+            tensors = x, y, weights
+        found = Examples(weakref.ref(data, lambda gone: self._forget(key, gone)), contract, tensors)
+        kept[key] = found, size if resident else 0
+        return found
+
+    def _forget(self, key: int, gone: Any) -> None:
+        if key in self._kept and self._kept[key][0].data is gone:
+            del self._kept[key]
+
+
+class Received:
+    """The global values of a round on the device, for as long as the arrays they came in live."""
+
+    def __init__(self) -> None:
+        self._of: list[weakref.ref[Any]] = []
+        self._tensors: list[Any] = []
+
+    def tensors(self, arrays: Arrays) -> list[Any]:
+        """One tensor for each array, the same ones for the same arrays."""
+        same = len(arrays) == len(self._of) and all(r() is a for r, a in zip(self._of, arrays, strict=True))
+        if not same:
+            self._tensors = [tf.convert_to_tensor(array) for array in arrays]
+            self._of = [weakref.ref(array, lambda _: self._forget()) for array in arrays]
+        return self._tensors
+
+    def _forget(self) -> None:
+        self._of, self._tensors = [], []
+
+
+def _parts(data: Dataset, contract: Contract) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
+    x = tuple(data.x[spec.name] for spec in contract.inputs)
+    y = tuple(data.y[spec.name] for spec in contract.outputs)
+    return x, y, () if data.sample_weight is None else (data.sample_weight,)
