@@ -26,6 +26,7 @@ import numpy as np
 from fedretrain.errors import FedretrainError
 
 from .curves import Curve, typical
+from .environment import Environment
 from .mcmahan_job import Setting, write_job
 from .setting import Images, load_mnist, made_up
 from .table import Cell, Figure, Table, common_arguments, emit
@@ -73,17 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, draw and print; the exit code."""
     options = _parse(arguments)
     work = options.work or Path(tempfile.mkdtemp(prefix="fr-mcmahan-"))
+    machine = Environment.now()
     try:
         train, test = (made_up(_SMOKE_IMAGES), made_up(400, seed=1)) if options.smoke else load_mnist(options.mnist)
         if options.tune:
-            emit([_tuned(options.tune, options.rates or GRID, work, train)], options)
+            emit([replace(_tuned(options.tune, options.rates or GRID, work, train), environment=machine)], options)
             return 0
         cases = _smoke() if options.smoke else {name: CASES[name] for name in options.case}
         found = {
             name: [_curve(name, case.setting, work, train, test, seed) for seed in range(options.seeds)]
             for name, case in cases.items()
         }
-        emit([_table(cases, found)], options)
+        emit([replace(_table(cases, found), environment=machine)], options)
         if options.plots:
             from .plots import draw
 

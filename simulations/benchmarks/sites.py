@@ -12,7 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -23,6 +23,7 @@ import numpy as np
 from fedretrain.errors import FedretrainError
 from simulations.partition import Kind, Scheme, partition
 
+from .environment import Environment
 from .setting import Images, load_mnist, made_up, make_model
 from .table import Figure, Table, common_arguments, emit
 from .watched import Watched, simulate
@@ -87,9 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images, counts, rounds = None, options.sites or SITES, options.rounds
     if options.smoke:
         images, counts, rounds = made_up(_SMOKE_IMAGES), options.sites or _SMOKE_SITES, _SMOKE_ROUNDS
+    machine = Environment.now()
     try:
         train = images or load_mnist(options.mnist)[0]
-        emit([_table([measure(train, count, rounds, options.workers) for count in counts], len(train))], options)
+        found = [measure(train, count, rounds, options.workers) for count in counts]
+        emit([replace(_table(found, len(train)), environment=machine)], options)
     except FedretrainError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
