@@ -47,9 +47,7 @@ def test_help_answers_within_half_a_second() -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
-@pytest.mark.parametrize(
-    "args", [["--help"], ["--version"], ["simulate", "--help"], ["server", "--help"], ["client", "--help"]]
-)
+@pytest.mark.parametrize("args", [["--help"], ["--version"], *([command, "--help"] for command in cli.MOUNTS)])
 def test_help_and_version_load_nothing_heavy(args: list[str]) -> None:
     """Neither NumPy nor Flower, Keras or TensorFlow is imported to say what a command does."""
     code = (
