@@ -33,7 +33,7 @@ from fedretrain.contract import Contract, VariableSpec, keys
 from fedretrain.errors import RejectedUpdate, RunFailed
 from fedretrain.job import Job
 from strategies import make
-from strategies.base import Arrays, CoordinateWise, Selecting, State, Strategy, Streaming, numpy_dtype
+from strategies.base import Arrays, CoordinateWise, Selecting, State, Strategy, Streaming, is_finite, numpy_dtype
 
 from .checkpoint import Checkpoint
 from .spool import Spool
@@ -120,10 +120,11 @@ class Collector:
         self._state = self._streaming.merge(self._state, state)
 
     def mean(self) -> Arrays:
-        """What was folded; raises RunFailed where that is nothing."""
-        if self._streaming is None:
+        """What was folded, once: the sums are let go of. Raises RunFailed where that is nothing."""
+        if self._streaming is None or self._state is None:
             raise RunFailed("aggregation: nothing was folded")
-        return self._streaming.finish(self._state)
+        state, self._state = self._state, None
+        return self._streaming.finish(state)
 
 
 class Method(Protocol):
@@ -203,12 +204,9 @@ class BuiltIn:
         )
         stepped = dict(zip(self._trained, trained, strict=True))
         new = [
-            stepped[i] if i in stepped else np.asarray(p + u)  # the sum of scalars is no array
+            stepped[i] if i in stepped else _added(p, u, i)
             for i, (p, u) in enumerate(zip(before.params, update, strict=True))
         ]
-        for i, values in enumerate(new):
-            if not np.isfinite(values).all():
-                raise RunFailed(f"aggregation: travelling variable {i} would hold NaN or infinity")
         return _named(state), new
 
     def _aggregate(self, collector: Collector, admitted: Sequence[Contribution]) -> Arrays:
@@ -282,6 +280,15 @@ class Foreign:
 
     def _by_key(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         return dict(zip(self._keys, arrays, strict=True))
+
+
+def _added(values: NDArray[Any], update: NDArray[Any], position: int) -> NDArray[Any]:
+    """An ``average`` variable after the round."""
+    with np.errstate(over="ignore"):
+        new = np.asarray(values + update)  # the sum of scalars is no array
+    if not is_finite(new):
+        raise RunFailed(f"aggregation: travelling variable {position} would hold NaN or infinity")
+    return new
 
 
 def _named(state: Arrays) -> Memory:

@@ -34,6 +34,7 @@ from fedretrain.errors import RunFailed
 
 Arrays = list[NDArray[Any]]
 State = Any
+_CHUNK = 1 << 16  # values
 
 
 @runtime_checkable
@@ -210,9 +211,15 @@ def finite_as(array: NDArray[Any], dtype: np.dtype[Any], position: int) -> NDArr
     """
     with np.errstate(over="ignore"):
         cast = np.asarray(array).astype(dtype, copy=False)  # 0-d arithmetic gives scalars
-    if not np.isfinite(cast).all():
+    if not is_finite(cast):
         raise RunFailed(
             f"server optimizer, train variable {position}: expected finite {dtype.name} parameters, got a value "
             "outside its range; lower server_learning_rate, or bound updates with participation.max_update_norm"
         )
     return cast
+
+
+def is_finite(array: NDArray[Any]) -> bool:
+    """Whether no value is NaN or infinite, with scratch of 64 KiB."""
+    flat = array.reshape(-1)
+    return all(np.isfinite(flat[start : start + _CHUNK]).all() for start in range(0, flat.size, _CHUNK))

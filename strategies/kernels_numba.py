@@ -6,7 +6,7 @@ and a quotient are those of IEEE 754, so the bits are NumPy's on every processor
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 
 from .kernels import NUMPY, Sums, Term, Values
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+_compile: Callable[..., Any] = partial(numba.njit, nogil=True, error_model="numpy")
 
 
-_compile = partial(numba.njit, nogil=True, error_model="numpy")
-
-
-def _jit(function: Function) -> Function:
+def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled at its first call; kept on disk where there is a folder for it."""
     try:
-        compiled: Function = _compile(cache=True)(function)
+        compiled: Callable[..., Any] = _compile(cache=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's can be written to
         compiled = _compile()(function)
     return compiled
