@@ -71,10 +71,14 @@ def _made(name: str, options: argparse.Namespace, console: Console) -> bool:
     call += ["--smoke"] if options.smoke else []
     console.print(f"{name} ...", style="dim", markup=False)
     began = time.monotonic()
-    with (options.out / f"{name}.log").open("wb") as log:
-        code = subprocess.run(call, stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=False).returncode
+    code = _run(call, options.out / f"{name}.log")
     console.print(f"{name}: {(time.monotonic() - began) / 60:.1f} minutes", style="dim", markup=False)
     return code == 0 and _json(name, options).exists()
+
+
+def _run(call: list[str], log: Path) -> int:
+    with log.open("wb") as out:
+        return subprocess.run(call, stdout=out, stderr=out, stdin=subprocess.DEVNULL, check=False).returncode
 
 
 def _machine() -> Table:
