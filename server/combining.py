@@ -163,7 +163,7 @@ class Folding:
             check_norm(norm, self._bound)
             if math.isinf(self._bound):
                 judged = Counted(examples, norm, claims, flags)
-            self._state = self._streaming.fold(self._state, update, examples)
+            self._state = self._streaming.fold(self._state, update, examples, norm)
         except RejectedUpdate as refusal:
             return judged, refusal.with_traceback(None)  # its frames hold the update
         return Counted(examples, norm, claims, flags), None

@@ -5,7 +5,7 @@ here bounds what it may claim later.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,8 +16,9 @@ from fedretrain.errors import RejectedUpdate, RunFailed
 from fedretrain.messages import BASE, PREPARE, BaseReply, BaseRequest, Declined, PrepareReply, PrepareRequest, pack
 
 from .admission import admit_base, admit_prepare, judged, wire_bytes
+from .combining import Combining
 from .events import EventLog
-from .exchange import POLL_S, Question, exchange, transport_errors
+from .exchange import POLL_S, Arrival, Question, exchange, transport_errors
 from .messenger import PLAIN, Messenger
 from .plan import Plan
 
@@ -114,10 +115,15 @@ class Preparation:
         question = Question(pack(request), PREPARE, "prepare", deadline_s)
         admit = partial(admit_prepare, run=plan.run, contract=plan.contract.digest)
         answers: dict[int, PrepareReply | Declined | RejectedUpdate] = {}
-        for arrival in exchange(self._grid, nodes, question, self._messenger):
+        for arrival in self._exchange(nodes, question):
             answer = judged(arrival.outcome, partial(admit, site=self._messenger.name(arrival.node)))
             answers.setdefault(arrival.node, answer)
         return answers
+
+    def _exchange(self, nodes: Sequence[int], question: Question) -> Iterator[Arrival]:
+        if isinstance(self._grid, Combining) and self._messenger is PLAIN:
+            return self._grid.ask_together(nodes, question)
+        return exchange(self._grid, nodes, question, self._messenger)
 
     def _distribute(self, sites: Sequence[Site], deadline_s: float) -> tuple[int, dict[str, dict[str, str]]]:
         """Send the base model; bytes of arrays sent, and the refusals of the sites that did not store it."""
@@ -129,7 +135,7 @@ class Preparation:
         question = Question(content, BASE, "base", deadline_s)
         names = {site.node: site.name for site in sites}
         refusals: dict[str, dict[str, str]] = {}
-        for arrival in exchange(self._grid, sorted(names), question, self._messenger):
+        for arrival in self._exchange(sorted(names), question):
             name = names[arrival.node]
             answer = judged(arrival.outcome, partial(admit_base, run=request.run, site=name, base=base))
             if not isinstance(answer, BaseReply):

@@ -18,10 +18,11 @@ What a faster engine would change (shared memory, sums made in the workers) is b
 ``simulations.worker``; the grid's face stays.
 """
 
+import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,13 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedretrain.errors import ConfigurationError, RejectedUpdate
+from server.combining import Combination, Part
+from server.exchange import Arrival, Question, exchange
 
-from .pool import Answer, Request, WorkerPool
-from .worker import Sites, decode, encode
+from .frames import decode, encode
+from .pool import ENDED, Answer, Request, WorkerPool
+from .together import ask, combine
+from .worker import Sites
 
 SERVER_NODE = 0
 _POLL_S = 0.05
@@ -74,6 +79,7 @@ class LocalGrid(Grid):
         self._sites = sites
         self._names = dict(enumerate(sorted(sites.sources), start=1))
         self._on_event = on_event
+        self._deadly: set[str] = set()  # sites whose worker died of a message to them alone
         self._exchanges: dict[str, _Exchange] = {}
         self._arrived = threading.Condition()
         self._telling = threading.Lock()
@@ -114,6 +120,34 @@ class LocalGrid(Grid):
     def get_node_ids(self) -> list[int]:
         """1 to n, in the order of the sites' names."""
         return list(self._names)
+
+    @property
+    def combines(self) -> bool:
+        """Whether updates can be folded in the workers: a poisoned reply is spoilt on its way out of one."""
+        return not self._sites.poison
+
+    def combine(self, combination: Combination) -> Iterator[Part]:
+        """See ``server.combining.Combining``; raises MachineError."""
+        parts = combine(self._pool, self._sites, combination, self._deadly)
+        return self._reported(parts)
+
+    def ask_together(self, nodes: Sequence[int], question: Question) -> Iterator[Arrival]:
+        """See ``server.combining.Combining``; raises MachineError."""
+        again = []
+        start = time.monotonic()
+        for node, arrival in ask(self._pool, self._sites, {node: self._names[node] for node in nodes}, question):
+            if arrival is None:
+                again.append(node)
+            else:
+                yield arrival
+        self._report()
+        left = question.deadline_s - (time.monotonic() - start)
+        yield from exchange(self, again, dataclasses.replace(question, deadline_s=left))
+
+    def _reported(self, parts: Iterator[Part]) -> Iterator[Part]:
+        for part in parts:
+            self._report()
+            yield part
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Queue messages for the workers; their ids, in order. Content that several share is encoded once.
@@ -199,12 +233,15 @@ class LocalGrid(Grid):
             self._exchanges[message_id] = exchange
 
         def done(answer: Answer) -> None:
+            if answer.error == ENDED:
+                self._deadly.add(site)
             with self._arrived:
                 if message_id in self._exchanges:
                     exchange.answer = answer
                     self._arrived.notify_all()
 
-        self._pool.submit(Request(self._sites, site, message.metadata.message_type, body, exchange.expires, done))
+        header = {"kind": "request", "site": site, "message_type": message.metadata.message_type}
+        self._pool.submit(Request(self._sites, header, body, f"site {site}", exchange.expires, done))
         return message_id
 
     def _reply(self, exchange: _Exchange, answer: Answer) -> Message:

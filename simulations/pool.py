@@ -20,49 +20,101 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from io import BufferedReader, RawIOBase
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 from fedretrain.errors import MachineError
 
-from .worker import HANDLER, Frame, Sites, read_frame, write_frame
+from .frames import Frame, read_frame, write_frame
+from .memory import Memory
+from .worker import HANDLER, Sites
 
 DEATHS_IN_A_ROW = 3
+ENDED = "its worker process ended"
 _SECONDS_TO_END = 3.0
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a request: the records as bytes, or one line that says why there are none."""
+    """What became of a request: the last frame that answers it, or one line that says why there is none."""
 
     body: bytes | None
     error: str = ""
     raised: bool = False  # by the site's own code, which is alive, instead of a process or a deadline
+    header: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One message to a site.
+    """One frame for a worker.
 
     Attributes:
         sites: The run it belongs to; the same object for all its requests.
-        site: Who is asked.
-        message_type: Flower's message type.
-        body: The records as bytes.
+        header: The frame's (``simulations.frames``).
+        body: The frame's.
+        about: Whom it is about, for a person.
         expires: When it is too late, in seconds of ``time.monotonic``.
-        done: Takes the answer; called in a thread of the pool.
+        done: Takes the answer; called in a thread of the pool, which gives its worker nothing else before it returns.
+        some: Takes the headers of the frames before the last one.
+        place: Whose worker should take it, from 0 on; another does when it has nothing else to do.
     """
 
     sites: Sites
-    site: str
-    message_type: str
+    header: Mapping[str, Any]
     body: bytes
+    about: str
     expires: float
     done: Callable[[Answer], None]
+    some: Callable[[Mapping[str, Any]], None] | None = None
+    place: int | None = None
+
+
+class _Requests:
+    """What waits for workers: each takes what is meant for it first, then what is meant for nobody, then any other."""
+
+    def __init__(self, places: int) -> None:
+        self._waiting: list[deque[Request]] = [deque() for _ in range(places + 1)]  # the last is for nobody's
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, requests: Iterable[Request]) -> None:
+        """All at once: nobody takes what is meant for another because it came first."""
+        with self._changed:
+            for request in requests:
+                nobodys = len(self._waiting) - 1
+                self._waiting[nobodys if request.place is None else request.place % nobodys].append(request)
+            self._changed.notify_all()
+
+    def get(self, place: int) -> Request | None:
+        """The next one for a place, waited for; None when nothing will come any more."""
+        with self._changed:
+            while not self._closed:
+                own, nobodys, others = self._waiting[place], self._waiting[-1], self._waiting[:-1]
+                for waiting in (own, nobodys, max(others, key=len)):
+                    if waiting:
+                        return waiting.popleft()
+                self._changed.wait()
+            return None
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def drain(self) -> list[Request]:
+        """Everything that waits."""
+        with self._changed:
+            left = [request for waiting in self._waiting for request in waiting]
+            for waiting in self._waiting:
+                waiting.clear()
+            return left
 
 
 class WorkerPool:
@@ -72,19 +124,24 @@ class WorkerPool:
         workers: How many, at least 1.
         logs: Folder for the workers' logs, ``worker-<place>.log``; None sends them to this process's standard error.
         handler: What serves the requests, as ``module:callable``.
+
+    Attributes:
+        places: How many workers there are at most.
+        memory: What they share with this process.
     """
 
     def __init__(self, workers: int, *, logs: Path | None = None, handler: str = HANDLER) -> None:
         self._logs, self._handler = logs, handler
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self.memory = Memory.create()
+        self._requests = _Requests(max(1, workers))
         self._warnings: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
-        self._serving = max(1, workers)
+        self._serving = self.places = max(1, workers)
         self._processes: dict[int, _Process] = {}
         self._threads = [
-            threading.Thread(target=self._serve, args=(place,), name=f"worker-{place}", daemon=True)
-            for place in range(1, self._serving + 1)
+            threading.Thread(target=self._serve, args=(place,), name=f"worker-{place + 1}", daemon=True)
+            for place in range(self.places)
         ]
         for thread in self._threads:
             thread.start()
@@ -109,11 +166,11 @@ class WorkerPool:
                 lines.append(self._warnings.get_nowait())
         return lines
 
-    def submit(self, request: Request) -> None:
-        """Queue a request; raises MachineError as ``require_workers``."""
+    def submit(self, *requests: Request) -> None:
+        """Queue requests; raises MachineError as ``require_workers``."""
         with self._lock:
             self._require_workers()
-            self._requests.put(request)
+            self._requests.put(requests)
 
     def require_workers(self) -> None:
         """Raise MachineError where every place has been given up, or the pool is closed."""
@@ -132,10 +189,10 @@ class WorkerPool:
             processes = list(self._processes.values())
         for process in processes:
             process.end()
-        for _ in self._threads:
-            self._requests.put(None)
+        self._requests.close()
         for thread in self._threads:
             thread.join(_SECONDS_TO_END)
+        self.memory.close()
 
     def _serve(self, place: int) -> None:
         """One place's thread: keep a worker alive and pass requests to it."""
@@ -144,48 +201,42 @@ class WorkerPool:
             process = self._start(place)
             if process is None:
                 break
-            cause, answered = self._feed(process) if process.ready() else ("while it started", False)
+            cause, answered = self._feed(process, place) if process.ready() else ("while it started", False)
             process.discard()
             if self._closed or not cause:
                 break
             deaths = 1 if answered else deaths + 1
             fate = "a new one takes its place" if deaths < DEATHS_IN_A_ROW else "it is not replaced again"
-            self._warnings.put(f"worker {place} ended ({process.fate}) {cause}; {fate}{process.log_hint}")
+            self._warnings.put(f"worker {place + 1} ended ({process.fate}) {cause}; {fate}{process.log_hint}")
         self._retire()
 
-    def _feed(self, process: "_Process") -> tuple[str, bool]:
+    def _feed(self, process: "_Process", place: int) -> tuple[str, bool]:
         """Serve until the worker is gone: the circumstances, or "" at the end of the pool; and whether it answered."""
         answered = False
-        while (request := self._requests.get()) is not None:
+        while (request := self._requests.get(place)) is not None:
             if time.monotonic() >= request.expires:
                 request.done(Answer(None, "not begun in time"))
                 continue
-            if not process.send(request):
-                self._requests.put(request)
+            if not process.send(request, place):
+                self._requests.put([request])
                 return "while it waited", answered
-            if not process.answers_by(request.expires):
-                request.done(Answer(None, "no answer in time"))
-                return f"by us: no answer for site {request.site} in time", True
-            frame = process.receive()
-            if frame is None:
-                request.done(Answer(None, "its worker process ended"))
-                return f"while it served site {request.site}, whose answer is lost", answered
-            header, body = frame
-            failed = header["kind"] == "failed"
-            request.done(Answer(None, f"worker: {header['reason']}", raised=True) if failed else Answer(body))
+            answer, cause = _answer_of(process, request)
+            request.done(answer)
+            if cause:
+                return cause, answered or answer.error != ENDED
             answered = True
         return "", answered
 
     def _start(self, place: int) -> "_Process | None":
         """A new worker for the place; None when the pool is closed or the machine cannot start one."""
-        log = self._logs / f"worker-{place}.log" if self._logs else None
+        log = self._logs / f"worker-{place + 1}.log" if self._logs else None
         with self._lock:
             if self._closed:
                 return None
             try:
-                process = _Process(self._handler, log)
+                process = _Process(self._handler, self.memory, log)
             except OSError as error:
-                self._warnings.put(f"worker {place} cannot be started: {error}")
+                self._warnings.put(f"worker {place + 1} cannot be started: {error}")
                 return None
             self._processes[place] = process
             return process
@@ -196,17 +247,33 @@ class WorkerPool:
             self._serving -= 1
             if self._serving or self._closed:
                 return
-        with contextlib.suppress(queue.Empty):
-            while True:
-                if (request := self._requests.get_nowait()) is not None:
-                    request.done(Answer(None, "no worker process is left"))
+        for request in self._requests.drain():
+            request.done(Answer(None, "no worker process is left"))
+
+
+def _answer_of(process: "_Process", request: Request) -> tuple[Answer, str]:
+    """The answer to a request that was sent; and where the worker is of no use after it, under which circumstances."""
+    while process.answers_by(request.expires):
+        frame = process.receive()
+        if frame is None:
+            return Answer(None, ENDED), f"while it served {request.about}, whose answer is lost"
+        header, body = frame
+        if header["kind"] == "answer" and request.some is not None:
+            request.some(header)
+        elif header["kind"] == "failed":
+            return Answer(None, f"worker: {header['reason']}", raised=True), ""
+        else:
+            stuck = header.get("stuck")
+            cause = f"by us: no answer for site {stuck} in time" if stuck else ""
+            return Answer(body, header=header), cause
+    return Answer(None, "no answer in time"), f"by us: no answer for {request.about} in time"
 
 
 class _Process:
     """One worker process, seen from its place's thread. Only ``end``, ``alive`` and ``pid`` may be used from others."""
 
-    def __init__(self, handler: str, log: Path | None) -> None:
-        command = [sys.executable, "-P", "-m", "simulations.worker", str(os.getpid()), handler]
+    def __init__(self, handler: str, memory: Memory, log: Path | None) -> None:
+        command = [sys.executable, "-P", "-m", "simulations.worker", str(os.getpid()), handler, str(memory.handle)]
         with contextlib.ExitStack() as files:
             errors: IO[bytes] | None = None
             if log is not None:
@@ -218,11 +285,14 @@ class _Process:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=environment(),
+                pass_fds=[memory.handle],
                 process_group=0,  # a terminal's Ctrl-C reaches the parent alone
             )
         if self._popen.stdin is None or self._popen.stdout is None:
             raise MachineError("a worker process was started without pipes")
         self._requests, self._answers = self._popen.stdin, self._popen.stdout
+        unbuffered = cast(BufferedReader, self._popen.stdout).raw  # ``answers_by`` cannot see what a buffer holds
+        self._unread = cast(RawIOBase, unbuffered)
         self._sites: Sites | None = None
         self.pid = self._popen.pid
         self.log_hint = f"; see {log}" if log else ""
@@ -244,14 +314,13 @@ class _Process:
         """Wait until it takes requests; False where it ends before."""
         return self.receive() is not None
 
-    def send(self, request: Request) -> bool:
+    def send(self, request: Request, place: int) -> bool:
         """Hand a request over; False where the worker is gone and has not seen it whole."""
-        header = {"kind": "request", "site": request.site, "message_type": request.message_type}
         try:
             if self._sites is not request.sites:
                 write_frame(self._requests, request.sites.header())
                 self._sites = request.sites
-            write_frame(self._requests, header, request.body)
+            write_frame(self._requests, {**request.header, "place": place}, request.body)
         except OSError:
             return False
         return True
@@ -262,7 +331,7 @@ class _Process:
 
     def receive(self) -> Frame | None:
         """The next frame; None where the worker ends first."""
-        return read_frame(self._answers)
+        return read_frame(self._unread)
 
     def end(self) -> None:
         """Make sure that it is gone. What it writes at a site is written atomically, so any moment will do."""

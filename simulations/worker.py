@@ -4,58 +4,46 @@ Invariants:
 
 - A worker ends when its parent does, however the parent ends: at the end of its input, and on Linux by the kernel.
 - Whatever happens while a message is served becomes an answer; only the death of the process leaves one open.
-- Nothing crosses the process boundary but JSON headers and records in Flower's own protobuf serialisation.
-- Standard output belongs to the frames below. What libraries print goes to standard error, with the log.
+- Standard output belongs to the frames (``simulations.frames``); what libraries print goes to standard error, with the
+  log.
 
-A frame, in both directions::
-
-    uint32 le   length of the header
-    uint64 le   length of the body
-    header      JSON object; its "kind" says what the frame is
-    body        a RecordDict as protobuf bytes; empty where there are no records
-
-    to the worker     {"kind": "setup", ...}                        the fields of ``Sites``, before the first request
-                      {"kind": "request", "site", "message_type"}   body: the message's records
-    from the worker   {"kind": "ready"}                             once, when everything slow is imported
-                      {"kind": "reply"}                             body: the answer's records
-                      {"kind": "failed", "reason"}                  the class of an exception, never its text
-
-Use: ``python -m simulations.worker PARENT_PID module:callable``; the callable returns a ``Handler``.
+Use: ``python -m simulations.worker PARENT_PID module:callable MEMORY``; the callable returns a ``Handler``, and MEMORY
+is the descriptor of the memory shared with the engine.
 """
 
 import importlib
-import json
 import logging
 import os
 import queue
 import signal
-import struct
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from flwr.app import RecordDict
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from pydantic import TypeAdapter
 
-from fedretrain.errors import ConfigurationError
+from fedretrain.errors import ConfigurationError, DeclinedRequest
+from fedretrain.messages import BASE, TRAIN, BaseReply, Declined, PrepareRequest, pack
 from fedretrain.simsites import SiteSource
 
+from .frames import Frame, decode, encode, read_frame, write_frame
+from .memory import Arrays, Memory
 from .poison import check_kind, poisoned
 
 HANDLER = "simulations.worker:SiteHandler"
 _SITES_READY = 256  # sites whose data a worker holds in memory
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_PREFIX = struct.Struct("<IQ")
 
 if TYPE_CHECKING:
     from client.site import Site
 
 log = logging.getLogger(__name__)
-Frame = tuple[dict[str, Any], bytes]
+Tell = Callable[..., None]  # sends a frame: header, body
 
 
 @dataclass(frozen=True)
@@ -112,6 +100,9 @@ class Handler(Protocol):
     def handle(self, site: str, message_type: str, content: RecordDict) -> RecordDict:
         """The site's answer."""
 
+    def combine(self, header: dict[str, Any], memory: Memory, tell: Tell) -> None:
+        """Train a group of sites and answer (``simulations.group``)."""
+
 
 class SiteHandler:
     """The real handler: the sites of ``client``, one trainer for all of them, kept warm for the process's life."""
@@ -126,55 +117,62 @@ class SiteHandler:
 
     def configure(self, sites: Sites) -> None:
         """Serve the sites of this run; each site's data are read when it is first asked."""
+        from client.store import SiteStore
+
         self._of = sites
+        self._store = SiteStore(sites.store)
         self._ready: dict[str, Site] = {}
+        self._request: tuple[str, PrepareRequest] | None = None
+        self._received: tuple[str, Arrays] | None = None
+        self._based: tuple[RecordDict, BaseReply] | None = None
 
     def handle(self, site: str, message_type: str, content: RecordDict) -> RecordDict:
         """The site's answer, spoilt where the run poisons this site."""
+        if self._based is not None and content is self._based[0]:  # the sites have one store
+            return pack(self._based[1].model_copy(update={"site": site}))
         reply = self._site(site).handle(message_type, content)
+        if message_type == BASE:
+            self._based = _kept(content, reply)
+        if message_type != TRAIN:
+            self._request = None  # what the run's sites were asked to prepare may be another by now
         kind = self._of.poison.get(site)
         return poisoned(kind, reply) if kind else reply
+
+    def combine(self, header: dict[str, Any], memory: Memory, tell: Tell) -> None:
+        """See ``Handler``; raises DeclinedRequest where the run was never prepared here."""
+        from .group import Group, changing_shapes
+
+        request = self._prepared(header["run"])
+        if self._received is None or self._received[0] != header["globals"]:
+            values = memory.arrays(header["params_at"], changing_shapes(request))
+            self._received = header["globals"], [array.copy() for array in values]
+        Group(header, memory, request, self._received[1], self._site, tell).run()
+
+    def _prepared(self, run: str) -> PrepareRequest:
+        """The same object for as long as nothing is prepared, so that what was derived from it stays good."""
+        if self._request is None or self._request[0] != run:
+            request = self._store.run(run)
+            if request is None:
+                raise DeclinedRequest("model-missing", "run", "a request to prepare this run before")
+            self._request = run, request
+        return self._request[1]
 
     def _site(self, name: str) -> "Site":
         if name not in self._ready:
             from client.site import Site
-            from client.store import SiteStore
 
             if len(self._ready) >= _SITES_READY:
                 del self._ready[next(iter(self._ready))]
-            source, store = self._of.sources[name], SiteStore(self._of.store)
-            self._ready[name] = Site(name, source.load, store, self._trainer, self._of.allow_modules)
+            source = self._of.sources[name]
+            self._ready[name] = Site(name, source.load, self._store, self._trainer, self._of.allow_modules)
         return self._ready[name]
 
 
-def write_frame(stream: IO[bytes], header: dict[str, Any], body: bytes = b"") -> None:
-    """Send one frame; raises OSError where the other side is gone."""
-    encoded = json.dumps(header).encode()
-    stream.write(_PREFIX.pack(len(encoded), len(body)) + encoded)
-    stream.write(body)
-    stream.flush()
-
-
-def read_frame(stream: IO[bytes]) -> Frame | None:
-    """The next frame, or None at the end of the stream, also in the middle of a frame."""
-    prefix = stream.read(_PREFIX.size)
-    if len(prefix) < _PREFIX.size:
-        return None
-    header_size, body_size = _PREFIX.unpack(prefix)
-    header, body = stream.read(header_size), stream.read(body_size)
-    if len(header) < header_size or len(body) < body_size:
-        return None
-    return json.loads(header), body
-
-
-def encode(content: RecordDict) -> bytes:
-    """Records as bytes; raises ValueError above protobuf's 2 GiB."""
-    return bytes(recorddict_to_proto(content).SerializeToString())
-
-
-def decode(body: bytes) -> RecordDict:
-    """Records from bytes; whatever is wrong with them raises, as what it is."""
-    return recorddict_from_proto(ProtoRecordDict.FromString(body))
+def _kept(content: RecordDict, reply: RecordDict) -> tuple[RecordDict, BaseReply] | None:
+    """What was sent and the receipt for it, None where it is a refusal."""
+    text = str(reply.config_records["body"]["json"])
+    receipt = TypeAdapter[BaseReply | Declined](BaseReply | Declined).validate_json(text)
+    return (content, receipt) if isinstance(receipt, BaseReply) else None
 
 
 def load(reference: str) -> Any:
@@ -186,26 +184,39 @@ def load(reference: str) -> Any:
         raise ConfigurationError(f"{reference}: expected module:attribute that can be imported: {error}") from None
 
 
-def serve(handler: Handler, inbox: "queue.SimpleQueue[Frame]", answers: IO[bytes]) -> None:
+def serve(handler: Handler, memory: Memory, inbox: "queue.SimpleQueue[Frame]", answers: IO[bytes]) -> None:
     """Answer the frames of ``inbox``, in order, without end."""
+    tell = partial(write_frame, answers)
     while True:
         header, body = inbox.get()
         if header["kind"] == "setup":
             handler.configure(Sites.from_header(header))
             continue
         try:
-            reply = encode(handler.handle(header["site"], header["message_type"], decode(body)))
+            _answer(handler, memory, header, body, tell)
         except Exception as error:
-            what = (header["site"], header["message_type"], type(error).__name__)
-            log.error("site %s, %s: failed with %s", *what)  # noqa: TRY400  # the text may quote data
+            what = (header["kind"], header.get("site", "several sites"), type(error).__name__)
+            log.error("%s of %s: failed with %s", *what)  # noqa: TRY400  # the text may quote data
             log.debug("its text", exc_info=error)
-            write_frame(answers, {"kind": "failed", "reason": type(error).__name__})
-        else:
-            write_frame(answers, {"kind": "reply"}, reply)
+            tell({"kind": "failed", "reason": type(error).__name__})
 
 
-def main(parent: int, handler: str) -> None:
-    """Run a worker whose parent has process id ``parent``; returns never."""
+def _answer(handler: Handler, memory: Memory, header: dict[str, Any], body: bytes, tell: Tell) -> None:
+    if header["kind"] == "combine":
+        handler.combine(header, memory, tell)
+    elif header["kind"] == "ask":
+        content = decode(body)
+        for site in header["sites"]:
+            reply = handler.handle(site, header["message_type"], content)
+            tell({"kind": "answer", "site": site, "text": str(reply.config_records["body"]["json"])})
+        tell({"kind": "answered"})
+    else:
+        reply = handler.handle(header["site"], header["message_type"], decode(body))
+        tell({"kind": "reply"}, encode(reply))
+
+
+def main(parent: int, handler: str, memory: int) -> None:
+    """Run a worker whose parent has process id ``parent`` and shares the memory ``memory``; returns never."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us, when it has tidied up
     _end_with(parent)
     answers = os.fdopen(os.dup(1), "wb")
@@ -215,7 +226,7 @@ def main(parent: int, handler: str) -> None:
     threading.Thread(target=_read, args=(sys.stdin.buffer, inbox), daemon=True).start()
     serving: Handler = load(handler)()
     write_frame(answers, {"kind": "ready"})
-    serve(serving, inbox, answers)
+    serve(serving, Memory(memory), inbox, answers)
 
 
 def _read(requests: IO[bytes], inbox: "queue.SimpleQueue[Frame]") -> None:
@@ -238,7 +249,7 @@ def _end_with(parent: int) -> None:
 
 if __name__ == "__main__":
     try:
-        main(int(sys.argv[1]), sys.argv[2])
+        main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
     except BaseException:
         log.exception("the worker ends")
     os._exit(1)  # at once: the thread that reads would be in the way of an orderly end

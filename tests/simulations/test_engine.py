@@ -17,8 +17,9 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from fedretrain.errors import ConfigurationError, MachineError, RejectedUpdate
 from fedretrain.simsites import SiteSource
 from simulations.engine import LocalGrid, default_workers
+from simulations.frames import encode
 from simulations.pool import Answer, Request, WorkerPool
-from simulations.worker import Sites, encode
+from simulations.worker import Sites
 
 STAND_IN = "tests.simulations.stand_in:StandIn"
 NAMES = ("a", "b", "c", "d")
