@@ -19,7 +19,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -82,8 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = options.work or Path(tempfile.mkdtemp(prefix="fr-codecs-"))
     try:
         train, test = (made_up(_SMOKE_IMAGES), made_up(400, seed=1)) if options.smoke else load_mnist(options.mnist)
-        sites = {"sites": 10, "fraction": 0.3} if options.smoke else {}
-        setting = Setting("2nn", "iid", epochs=1, target=1.0, rate=RATE, rounds=options.rounds, **sites)
+        setting = Setting("2nn", "iid", epochs=1, target=1.0, rate=RATE, rounds=options.rounds)
+        setting = replace(setting, sites=10, fraction=0.3) if options.smoke else setting
         found = {
             codec: [_outcome(codec, setting, work, train, test, seed) for seed in range(options.seeds)]
             for codec in options.codec
