@@ -25,7 +25,7 @@ from fedretrain.contract import VariableSpec
 from strategies.base import Arrays, numpy_dtype
 from strategies.coordinates import width
 
-PIECE_BYTES = 256 << 20  # of updates in memory at a time, where the reader allows as much
+CHUNK_BYTES = 256 << 20  # of updates in memory at a time, where the reader allows as much
 
 
 class Spool:
@@ -71,7 +71,7 @@ class Spool:
         """One site's update as read-only views of its file; raises MachineError."""
         return [self._flat(site, i).reshape(spec.shape) for i, spec in enumerate(self._specs)]
 
-    def stacks(self, sites: Sequence[str], position: int, memory_bytes: int = PIECE_BYTES) -> Iterator[NDArray[Any]]:
+    def stacks(self, sites: Sequence[str], position: int, memory_bytes: int = CHUNK_BYTES) -> Iterator[NDArray[Any]]:
         """One variable of several sites, flat, in pieces: [sites, k] with the sites in the order given.
 
         k is a multiple of ``strategies.coordinates.width``, but for the last piece. A piece is overwritten by the next.
@@ -87,7 +87,7 @@ class Spool:
         spec = self._specs[position]
         dtype = numpy_dtype(spec.dtype)
         size, block = spec.nbytes // dtype.itemsize, width(len(sites))
-        blocks = max(1, min(memory_bytes, PIECE_BYTES) // (len(sites) * dtype.itemsize * block))
+        blocks = max(1, min(memory_bytes, CHUNK_BYTES) // (len(sites) * dtype.itemsize * block))
         wide = min(blocks * block, size)
         memory = np.empty(len(sites) * wide, dtype)
         for start in range(0, size, max(1, wide)):
