@@ -22,6 +22,7 @@ from fedretrain.errors import ConfigurationError, DeclinedRequest
 from fedretrain.job import NamedConfig
 from fedretrain.messages import PrepareRequest
 
+from .outgoing import Difference
 from .residuals import Carried, Residual
 from .sampling import seed_for
 
@@ -58,7 +59,7 @@ class Encoder:
             sizes = [math.prod(spec.shape) for spec in self._specs if self._codec.codes(spec)]
             self._carried = Residual(residuals, request, site, sizes).begin(round_)
 
-    def encode(self, values: NDArray[Any]) -> NDArray[Any]:
+    def encode(self, values: NDArray[Any] | Difference) -> NDArray[Any] | Difference:
         """What travels for the next variable; where it travels as it is, ``values`` itself.
 
         Raises:
@@ -69,6 +70,7 @@ class Encoder:
         self._next += 1
         if not self._codec.codes(spec):
             return values
+        values = np.asarray(values)
         seed = seed_for("rounding", *self._seed, position)
         try:
             if self._carried is None:

@@ -231,7 +231,9 @@ class Gatekeeper:
         self._site_file = site
         load = reader(site, self._home.root)
         modules = site.trainer.allow_modules
-        self._site = Site(self._kit.site, load, self._store, self._trainer, modules, policy=site.policy)
+        self._site = Site(
+            self._kit.site, load, self._store, self._trainer, modules, policy=site.policy, spool=self._home.store
+        )
 
     def _state_of_file(self) -> tuple[int, int, int] | None:
         try:

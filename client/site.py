@@ -12,6 +12,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from flwr.app import RecordDict
@@ -37,8 +38,10 @@ from fedretrain.messages import (
     unpack_request,
 )
 
+from .bulk import Bulk
 from .coding import Encoder, codec_of
 from .incoming import all_arrays, changing_arrays
+from .outgoing import packed, written
 from .policy import Policy, check_examples
 from .sampling import split
 from .store import SiteStore
@@ -57,6 +60,7 @@ class Site:
         trainer: What trains; may be shared with other sites in this process.
         allow_modules: Modules of this site whose layer classes a model may use.
         policy: How many examples are needed and how long training may take; None asks nothing.
+        spool: A folder where updates lie until they are sent, instead of in memory.
     """
 
     def __init__(  # noqa: PLR0913 - each is another part of a site
@@ -68,6 +72,7 @@ class Site:
         allow_modules: Sequence[str] = (),
         *,
         policy: Policy | None = None,
+        spool: Path | None = None,
     ) -> None:
         self.name = name
         self._load = load
@@ -75,6 +80,7 @@ class Site:
         self._trainer = trainer
         self._allow_modules = tuple(allow_modules)
         self._policy = policy
+        self._spool = spool
         self._data: tuple[str, Dataset] | None = None
         self._contract: Contract | None = None  # the object the data were last asked for with: no digest to compare
 
@@ -141,7 +147,8 @@ class Site:
             raise DeclinedRequest("request-invalid", "arrays", "arrays with the digest that the request names")
         result = self._update(request, body.round, received)
         encoder = Encoder(request, self.name, body.round, self._store.residuals)
-        payloads = [encoder.encode(values) for values in result.update]
+        payloads = zip(keys(contract.changing), map(encoder.encode, result.update), strict=True)
+        update, digest = written(payloads, Bulk(self._spool)) if self._spool else packed(payloads)
         encoder.finish()
         reply = TrainReply(
             run=body.run,
@@ -149,14 +156,15 @@ class Site:
             site=self.name,
             contract=contract.digest,
             globals_digest=body.globals_digest,
-            update_digest=weights_digest(payloads),
+            update_digest=digest,
         )
-        update = dict(zip(keys(contract.changing), payloads, strict=True))
-        return pack(reply, update, {**result.metrics, "num-examples": result.examples})
+        content = pack(reply, metrics={**result.metrics, "num-examples": result.examples})
+        content["arrays"] = update
+        return content
 
     def _update(self, request: PrepareRequest, round_: int, received: list[NDArray[Any]]) -> Result:
         seconds = self._policy.max_seconds if self._policy else None
-        order = Order(request, self.name, round_, self._allow_modules, seconds)
+        order = Order(request, self.name, round_, self._allow_modules, seconds, later=self._spool is not None)
         data = self._examples(request)
         started = time.monotonic()
         result = self._trainer.train(order, lambda: self._base(request.contract), received, data)
