@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from fedretrain.job import Job, load_job
+from fedretrain.job import Job, MessagesSection, NamedConfig, load_job
 from fedretrain.runfolder import RunFolder
 from fedretrain.simsites import simulated_sites
 from server.run import execute
@@ -103,6 +103,20 @@ def test_the_number_of_workers_does_not_change_a_bit(job: Job, one_worker: str, 
     """Three workers, which share the sites as it happens, give the candidate of one."""
     with WorkerPool(3, logs=tmp_path / "logs") as pool:
         assert run_local(job, tmp_path, pool)[0] == one_worker
+
+
+@pytest.mark.parametrize("name", ["int8", "topk"])
+def test_a_codec_costs_fewer_bytes_and_no_repeatability(
+    job: Job, pool: WorkerPool, one_worker: str, tmp_path: Path, name: str
+) -> None:
+    """Coded updates reach the aggregate in fewer bytes, as another candidate, which is the same in any order."""
+    coded = job.model_copy(update={"messages": MessagesSection(codec=NamedConfig(name=name))})
+    first, result = run_local(coded, tmp_path / "first", pool)
+    assert first == run_local(coded, tmp_path / "second", pool, LastFirst)[0] != one_worker
+    for counted in result["rounds"]:
+        assert len(counted["admitted"]) == len(SIZES)
+        assert counted["bytes_up"] < counted["bytes_down"]
+    assert any(tmp_path.glob("first/**/residuals")) == (name == "topk")
 
 
 def test_flowers_runtime_gives_the_same_bits(job: Job, one_worker: str, tmp_path: Path) -> None:
