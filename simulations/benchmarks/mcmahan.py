@@ -64,7 +64,7 @@ class Case:
 
 CASES = {
     "2nn-iid": Case(Setting("2nn", "iid", epochs=1, target=0.97, rate=0.215, rounds=300), 87),
-    "2nn-shards": Case(Setting("2nn", "shards", epochs=1, target=0.97, rate=0.1, rounds=1500), 664, enough=300),
+    "2nn-shards": Case(Setting("2nn", "shards", epochs=1, target=0.97, rate=0.215, rounds=1500), 664, enough=300),
     "cnn-iid": Case(Setting("cnn", "iid", epochs=5, target=0.99, rate=0.1, rounds=60), 18, 20, enough=20),
     "cnn-shards": Case(Setting("cnn", "shards", epochs=5, target=0.99, rate=0.0464, rounds=500), 206, 229, enough=60),
 }
