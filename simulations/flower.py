@@ -104,6 +104,7 @@ def _follow(link: SuperLink, run: str, watch: "_Watch") -> None:
         if not link.alive or (watch.worried() and link.finished(run)):
             if watch.ended():
                 return
+            link.take_log(run)
             raise MachineError(f"{root}: Flower ended the run without a result{link.tail()}")
         if watch.overdue():
             raise MachineError(f"{root}: no result in time; it can be resumed{link.tail()}")

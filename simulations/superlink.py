@@ -112,6 +112,14 @@ class SuperLink:
         [run] = self._call("ls", _CONNECTION, "--run-id", run_id)["runs"]
         return str(run["status"]).startswith("finished")
 
+    def take_log(self, run_id: str) -> None:
+        """``flwr log``: add what the processes of a run printed to the log; Flower keeps it apart, and for a while."""
+        call = [self._flwr, "log", run_id, _CONNECTION, "--show"]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            printed = self._output(call)
+            with self._log.open("ab") as log:
+                log.write(printed)
+
     def tail(self, lines: int = 5) -> str:
         """The end of the log and where it lies, as the end of an error message."""
         with contextlib.suppress(OSError):

@@ -299,7 +299,7 @@ def cluster() -> Iterator[tuple[str, list[RayNode]]]:
     ray = [sys.executable, "-P", "-m", "simulations.supervisor", str(Path(sysconfig.get_path("scripts")) / "ray")]
     options = ["--block", "--num-cpus=1", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
     nodes: list[RayNode] = []
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, ExitStack() as ends, ExitStack() as inputs:
         address = f"127.0.0.1:{free_port()}"
         head = ["--head", f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder}", "--include-dashboard=false"]
         for arguments in (head, [f"--address={address}"]):
@@ -308,9 +308,9 @@ def cluster() -> Iterator[tuple[str, list[RayNode]]]:
                 process = subprocess.Popen(
                     [*ray, "start", *options, *arguments], stdin=subprocess.PIPE, stdout=file, stderr=file
                 )
-            stack.callback(process.wait, 30)
+            ends.callback(process.wait, 30)
             assert process.stdin is not None
-            stack.callback(process.stdin.close)  # the end of the node
+            inputs.callback(process.stdin.close)  # the end of a node; all of them are closed before one is waited for
             nodes.append(RayNode(process))
             end = time.monotonic() + LIMIT_S
             while "Ray runtime started" not in log.read_text():

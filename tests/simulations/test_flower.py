@@ -31,19 +31,23 @@ class Link:
 
     alive: bool = True
     over: bool = False
+    taken: bool = False
 
     def finished(self, _run: str) -> bool:
         return self.over
 
+    def take_log(self, _run: str) -> None:
+        self.taken = True
+
     def tail(self) -> str:
-        return "; see the log"
+        return "; see the log" * self.taken
 
 
 @pytest.mark.parametrize("link", [Link(alive=False), Link(over=True)])
 def test_a_run_that_ends_without_a_word_is_the_machines_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: Link
 ) -> None:
-    """SuperLink is gone, or holds the run for finished, and there is no result: the error says where to look."""
+    """SuperLink is gone, or holds the run for finished, and there is no result: the log is completed and named."""
     monkeypatch.setattr(flower, "_QUIET_S", 0.0)
     with pytest.raises(MachineError, match="ended the run without a result; see the log"):
         _follow(link, "1", _Watch(RunFolder(tmp_path)))  # type: ignore[arg-type]
