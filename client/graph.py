@@ -46,6 +46,8 @@ class Piece:
 class Graph:
     """Functions of one compiled model.
 
+    ``traced`` may be set to False for a model that cannot be traced: it is then evaluated operation by operation.
+
     Args:
         model: Built and compiled.
         trained: The variables that train.
@@ -65,6 +67,7 @@ class Graph:
         self._model, self._trained, self._metrics, self._objective = model, trained, metrics, objective
         self._contract, self.batch = request.contract, request.train.batch_size
         self._functions: dict[tuple[str, bool], Any] = {}
+        self.traced = True
         self.anchored = objective.penalty(trained, [v.value for v in trained]) is not None
         size = max(1, example_bytes(self._contract))
         self.steps = max(1, min(_MOST_STEPS, _COMPILED_BYTES // (self.batch * size)))
@@ -123,6 +126,8 @@ class Graph:
         return loss, keras.tree.flatten(predicted)
 
     def _function(self, name: str, body: Callable[..., Any], piece: Piece) -> Any:
+        if not self.traced:
+            return body
         weighted = bool(piece.parts[2])
         if (name, weighted) not in self._functions:
             self._functions[name, weighted] = tf.function(
@@ -142,7 +147,7 @@ class Graph:
     def _train(self, total: Any, parts: Parts, rows: Any, anchors: list[Any]) -> Any:
         def body(start: Any, total: Any) -> tuple[Any, Any]:
             mine = rows[start : start + self.batch]
-            loss = self._step(_take(parts, mine), anchors)
+            loss = self._step(take(parts, mine), anchors)
             return start + self.batch, total + tf.cast(loss, tf.float64) * tf.cast(tf.size(mine), tf.float64)
 
         return _loop(tf.size(rows), body, [tf.constant(0), total])[1]
@@ -150,7 +155,7 @@ class Graph:
     def _gathered(self, total: Any, parts: Parts, rows: Any, anchors: list[Any], whole: Any) -> Any:
         """The rows side by side, then whole batches of them."""
         steps = tf.function(self._compiled, jit_compile=True, autograph=False)
-        return steps(total, _take(parts, rows), anchors, whole)
+        return steps(total, take(parts, rows), anchors, whole)
 
     def _compiled(self, total: Any, parts: Parts, anchors: list[Any], whole: Any) -> Any:
         def sliced(tensor: Any, step: Any) -> Any:
@@ -183,7 +188,7 @@ class Graph:
     def _test_more(self, total: Any, parts: Parts, rows: Any) -> list[Any]:
         def body(start: Any, total: Any) -> tuple[Any, Any]:
             mine = rows[start : start + self.evaluated]
-            used = _take(parts, mine)
+            used = take(parts, mine)
             loss, predictions = self.loss(used, training=False)
             for by_name, label, prediction in zip(self._metrics, used[1], predictions, strict=True):
                 for metric in by_name.values():
@@ -212,12 +217,13 @@ def example_bytes(contract: Contract) -> int:
     return int(sum(sizes))
 
 
+def take(parts: Parts, rows: Any) -> Parts:
+    """The examples at ``rows``, int32 tensor [m]."""
+    return _each(lambda tensor: tf.gather(tensor, rows), parts)
+
+
 def _loop(end: Any, body: Callable[..., Any], state: list[Any]) -> Any:
     return tf.while_loop(lambda position, *_: position < end, body, state, parallel_iterations=1)
-
-
-def _take(parts: Parts, rows: Any) -> Parts:
-    return _each(lambda tensor: tf.gather(tensor, rows), parts)
 
 
 def _each(change: Callable[[Any], Any], parts: Parts) -> Parts:

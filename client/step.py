@@ -7,6 +7,8 @@ Invariants:
 - Every update starts from the same state, whatever was trained before: variables that travel as received, all others
   as in the base model, seeds as given, the optimizer as a fresh one.
 - A variable that does not travel comes out of an update with the bits it went in with.
+
+A model whose class has a training step of its own, or whose layers cannot be traced, trains through Keras' ``fit``.
 """
 
 import logging
@@ -25,6 +27,7 @@ from fedretrain.messages import PrepareRequest
 from fedretrain.variables import freeze, variable_specs
 from strategies.base import LocalObjective
 
+from .fitting import fit, trains_itself
 from .graph import Graph, Piece
 from .initial import InitialState
 from .probe import chosen
@@ -77,6 +80,9 @@ class Learner:
         self._start = tf.function(self._begin, autograph=False)
         self.graph = Graph(self._model, self._trained, metrics, objective, request)
         self.compiled = chosen(self._model, request.train) if compiled is None else compiled
+        self._fits = False
+        if trains_itself(self._model):
+            self._fit_from_now_on("it has a training step of its own")
 
     def load(self, base: Arrays) -> None:
         """Take the base model's variables; those that do not travel keep these values. Raises ModelRefused."""
@@ -110,13 +116,19 @@ class Learner:
         Returns:
             The sum of losses times examples, each loss as before its step; float64 tensor.
         """
-        if self.compiled:
-            try:
-                return self.graph.train(total, piece, self._anchors, compiled=True)
-            except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
-                log.warning("XLA does not take this model, it is trained without: %s", str(error).split("\n")[0])
-                self.compiled = False
-        return self.graph.train(total, piece, self._anchors, compiled=False)
+        if self._fits:
+            return total + fit(self._model, piece, self.graph.batch)
+        try:
+            return self.graph.train(total, piece, self._anchors, compiled=self.compiled)
+        except tf.errors.OpError as error:
+            if not self.compiled:
+                raise
+            log.warning("XLA does not take this model, it is trained without: %s", str(error).split("\n")[0])
+            self.compiled = False
+        except Exception as error:  # noqa: BLE001 - a layer of the site's own raises what it likes when it is traced
+            self._fit_from_now_on(f"its step cannot be traced, {type(error).__name__}")
+            self._model.run_eagerly = True
+        return self.train(total, piece)
 
     def finish(self) -> None:
         """What an optimizer does after its last step, such as putting averages in place."""
@@ -130,7 +142,7 @@ class Learner:
         total, count = tf.constant(0, tf.float64), 0
         metrics: list[Any] = []
         for piece in pieces:
-            total, metrics = self.graph.evaluate(total, piece, first=not count)
+            total, metrics = self._evaluate(total, piece, first=not count)
             count += len(piece.rows)
         values = zip(self.graph.metric_names, map(float, metrics), strict=True)
         return {"loss": float(total) / count} | {name: v for name, v in values if np.isfinite(v)}
@@ -147,6 +159,25 @@ class Learner:
 
     def _with_rule(self, rule: str) -> list[Any]:
         return [v for v, s in zip(self._variables, self.contract.variables, strict=True) if s.rule == rule]
+
+    def _evaluate(self, total: Any, piece: Piece, *, first: bool) -> tuple[Any, list[Any]]:
+        try:
+            return self.graph.evaluate(total, piece, first=first)
+        except tf.errors.OpError:
+            raise
+        except Exception:
+            if not self.graph.traced:
+                raise
+            self.graph.traced = False
+            return self.graph.evaluate(total, piece, first=first)
+
+    def _fit_from_now_on(self, why: str) -> None:
+        """Train through Keras; said once for a model. Raises DeclinedRequest where the strategy adds to the loss."""
+        log.warning("model %s: %s; it trains through Keras' fit, more slowly", self._model.name, why)
+        if self.graph.anchored:
+            expected = "one that adds nothing to the loss, for this model trains by a step of its own"
+            raise DeclinedRequest("request-invalid", "strategy", expected)
+        self._fits = True
 
     def _begin(self, received: list[Any], seeds: list[Any]) -> None:
         for position, value in zip([*self.contract.changing, *self._seeds], [*received, *seeds], strict=True):

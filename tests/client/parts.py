@@ -62,12 +62,13 @@ def case(
     kinds: Mapping[str, tuple[str, str]] | None = None,
     freeze: tuple[str, ...] = (),
     strategy: NamedConfig | None = None,
+    allow: tuple[str, ...] = (),
     **train: Any,
 ) -> Case:
     """A request for ``model``; ``kinds`` gives (kind, loss) by output name, multi-class by default."""
     kinds = kinds or {"y": ("multiclass", "sparse_categorical_crossentropy")}
     architecture, base = to_json(model), weights_of(model)
-    frozen = build(architecture)
+    frozen = build(architecture, allow)
     freeze_layers(frozen, freeze)
     contract = Contract(
         inputs=tuple(InputSpec(name=t.name, shape=t.shape[1:], dtype=t.dtype) for t in model.inputs),

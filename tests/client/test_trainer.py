@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.sampling import batches, seed_for, split
+from client.sampling import seed_for, split
 from client.trainer import Order, Result, Trainer
 from fedretrain.architecture import weights_of
 from fedretrain.dataset import Dataset, as_arrays
@@ -199,30 +199,6 @@ def test_the_optimizer_starts_afresh_in_every_update(optimizer: dict[str, Any]) 
 
 
 # --- the right numbers
-
-
-@pytest.mark.parametrize("optimizer", [{"name": "sgd", "learning_rate": 0.1}, {"name": "adam", "use_ema": True}])
-def test_an_update_is_what_keras_fit_does(optimizer: dict[str, Any]) -> None:
-    """The same batches in the same order through ``model.fit``, regularisation and averaging at the end included."""
-    import keras
-
-    of = case(classifier(kernel_regularizer="l2"), optimizer=NamedConfig(**optimizer), batch_size=8, local_epochs=2)
-    data = examples(of, 30)
-    result = train(of, data)
-    steps = list(batches(30, of.request.train, "a", 1))
-    model = classifier(kernel_regularizer="l2")
-    model.compile(keras.optimizers.get({"class_name": optimizer["name"], "config": optimizer}), of.request.train.loss)
-    losses = []
-
-    def feed() -> Any:
-        for step in steps:
-            yield data.x["x"][step], data.y["y"][step]
-
-    callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: losses.append(logs["loss"]))
-    model.fit(feed(), steps_per_epoch=len(steps), verbose=0, callbacks=[callback])
-    for update, after, before in zip(result.update, weights_of(model), of.received, strict=True):
-        np.testing.assert_allclose(before + update, after, rtol=1e-5, atol=1e-6)
-    assert result.metrics["train-loss"] == pytest.approx(losses[-1], rel=1e-5)
 
 
 def test_fedprox_pulls_towards_what_was_received() -> None:
