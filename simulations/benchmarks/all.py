@@ -6,7 +6,7 @@ Use::
 
 It takes hours. A table whose JSON is in the folder already is not measured again, so it can be stopped and started; a
 table that fails leaves its log there, and the others are made all the same. A document gets the tables whose markers it
-has (``simulations.benchmarks.table``).
+has (``simulations.benchmarks.table``), and the plots that it shows beside it.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def _machine() -> Table:
 
 
 def _write(tables: Sequence[Table], options: argparse.Namespace) -> None:
-    """Markdown of everything; each document gets the tables whose markers it has."""
+    """Markdown of everything; each document gets the tables whose markers it has, and the plots that it shows."""
     text = "\n".join(table.markdown() for table in tables)
     atomic.write_bytes(options.out.resolve() / "benchmarks.md", text.encode())
     for document in options.into:
@@ -103,6 +103,9 @@ def _write(tables: Sequence[Table], options: argparse.Namespace) -> None:
         for table in tables:
             if f"<!-- table {table.name} -->" in marked:
                 insert(document, table)
+        for plot in options.out.glob("*.png"):
+            if f"]({plot.name})" in marked:
+                atomic.write_bytes(document.resolve().parent / plot.name, plot.read_bytes())
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
