@@ -25,6 +25,8 @@ from pydantic import Field
 
 from .base import Arrays, Settings, finite_as
 
+_CHUNK = 1 << 16  # values at a time
+
 Moment = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 
 
@@ -52,15 +54,26 @@ class Adaptive:
     def apply(self, state: Arrays, params: Arrays, update: Arrays) -> tuple[Arrays, Arrays]:
         """One step of the module's rule; raises RunFailed where a parameter would not be finite."""
         count = len(params)
-        delta = [d.astype(m.dtype, copy=False) for d, m in zip(update, state[:count], strict=True)]
-        ms = [np.asarray(self.beta_1 * m + (1 - self.beta_1) * d) for m, d in zip(state[:count], delta, strict=True)]
-        vs = [np.asarray(self.second_moment(v, np.square(d))) for v, d in zip(state[count:], delta, strict=True)]
+        ms, vs = ([np.empty(a.shape, a.dtype) for a in part] for part in (state[:count], state[count:]))
+        stepped = [np.empty(x.shape, x.dtype) for x in params]
         with np.errstate(over="ignore"):  # what overflows is refused by finite_as
-            stepped = [
-                finite_as(x.astype(m.dtype, copy=False) + self.learning_rate * m / (np.sqrt(v) + self.tau), x.dtype, i)
-                for i, (x, m, v) in enumerate(zip(params, ms, vs, strict=True))
-            ]
-        return ms + vs, stepped
+            for old, new in zip(
+                zip(state[:count], state[count:], params, update, strict=True),
+                zip(ms, vs, stepped, strict=True),
+                strict=True,
+            ):
+                self._step([a.reshape(-1) for a in old], [a.reshape(-1) for a in new])
+        return ms + vs, [finite_as(x, x.dtype, i) for i, x in enumerate(stepped)]
+
+    def _step(self, old: Arrays, new: Arrays) -> None:
+        """From m, v, x and Δ of one variable to m, v and x, all flat: a piece at a time, so that nothing is copied."""
+        for start in range(0, old[0].size, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            m, v, x, delta = (a[part] for a in old)
+            delta = delta.astype(m.dtype, copy=False)
+            new[0][part] = m = self.beta_1 * m + (1 - self.beta_1) * delta
+            new[1][part] = v = self.second_moment(v, np.square(delta))
+            new[2][part] = x.astype(m.dtype, copy=False) + self.learning_rate * m / (np.sqrt(v) + self.tau)
 
 
 def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
