@@ -49,6 +49,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from client.bulk import Bulk
 from fedretrain.errors import MachineError
 from fedretrain.parcel import PART_BYTES, announced, part_name
+from fedretrain.processes import Litter
 
 from . import LONGEST_BACKOFF_S, SHORTEST_BACKOFF_S
 
@@ -113,7 +114,7 @@ class Task:
     """One message for this site, in the hands of the executor until ``reply`` or ``give_up``; not pulled yet."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
+        self._client, self._litter = client, Litter()
         self._message: Message | None = None
         self._context: Any = None
 
@@ -163,6 +164,7 @@ class Task:
         found = pull_objects(
             [object_id], self._pull(), initial_backoff=SHORTEST_BACKOFF_S, backoff_cap=LONGEST_BACKOFF_S
         )
+        self._litter.left(len(found[object_id]))
         return found[object_id]
 
     def beat(self) -> bool:
@@ -203,7 +205,9 @@ class Task:
             wanted = set(told.objects_to_push)
             for object_id, each in get_all_nested_objects(message).items():
                 if object_id in wanted:
-                    push(object_id, each.deflate())
+                    content = each.deflate()
+                    push(object_id, content)
+                    self._litter.left(len(content))
 
     def give_up(self, why: str) -> None:
         """End the task without a reply."""

@@ -23,6 +23,7 @@ from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectSto
 from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from fedretrain import atomic
+from fedretrain.processes import Litter
 
 ATTEMPTS = 3  # executors that may take a task before it is given up: one that ends them all is not offered for ever
 IN_MEMORY = 256 * 1024  # bytes; larger objects lie in files
@@ -39,7 +40,7 @@ class Objects(InMemoryObjectStore):
 
     def __init__(self, came: Callable[[], None], folder: Path | None = None) -> None:
         super().__init__()
-        self._came, self._folder = came, folder
+        self._came, self._folder, self._litter = came, folder, Litter()
         if folder is not None:
             atomic.make_folder(folder, mode=0o700)
             for left in folder.iterdir():
@@ -53,6 +54,7 @@ class Objects(InMemoryObjectStore):
             if self._folder is not None and entry is not None and len(entry.content) > IN_MEMORY:
                 (self._folder / object_id).write_bytes(entry.content)
                 entry.content = b""
+        self._litter.left(len(object_content))
         self._came()
 
     def get(self, object_id: str) -> bytes | None:
@@ -60,7 +62,9 @@ class Objects(InMemoryObjectStore):
         with self.lock_store:
             entry = self.store.get(object_id)
             if self._folder is not None and entry is not None and entry.is_available and not entry.content:
-                return (self._folder / object_id).read_bytes()
+                content = (self._folder / object_id).read_bytes()
+                self._litter.left(len(content))
+                return content
             return super().get(object_id)
 
     def delete(self, object_id: str) -> None:
