@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -73,6 +73,8 @@ BOUNDS: dict[str, tuple[dict[str, Any], Callable[[np.ndarray, np.ndarray], bool]
 
 
 @pytest.mark.parametrize("name", BOUNDS)
+@example(values=np.full(40, np.finfo(F32).max))  # rounding up would overflow
+@example(values=np.full(40, 2.0**-149, F32))
 @given(values=ARRAYS)
 @settings(max_examples=80, deadline=None)
 def test_what_comes_back_is_within_the_stated_bound(name: str, values: np.ndarray) -> None:
