@@ -1,7 +1,7 @@
 """Which jobs a person at the site has said yes to.
 
-A job is what would be done with the data: the digest of its contract, training, strategy and frozen layers. Another
-run of the same job needs no second yes; any change of the job does.
+A job is what would be done with the data: the digest of its contract, training, strategy, frozen layers and the codec
+of its messages. Another run of the same job needs no second yes; any change of the job does.
 
 Layout of ``home.approvals``::
 
@@ -58,7 +58,7 @@ class Approval(BaseModel):
 
 def job_digest(request: "PrepareRequest") -> str:
     """What identifies the job of a request, whatever its run."""
-    return json_digest(request.model_dump(mode="json", include={"contract", "train", "strategy", "freeze"}))
+    return json_digest(request.model_dump(mode="json", include={"contract", "train", "strategy", "freeze", "codec"}))
 
 
 def is_approved(home: Home, request: "PrepareRequest") -> bool:
@@ -129,6 +129,11 @@ def _one(home: Home, id_: str) -> Approval:
 
 def _words(request: "PrepareRequest") -> tuple[str, ...]:
     """What a person needs to know to decide; names from the request are shown as text, never acted upon."""
+    from .coding import codec_of
+
+    codec = codec_of(request.codec)
+    size = sum(codec.travelling(spec).nbytes for spec in request.contract.changing_specs)
+    kept = "; what that leaves out stays here until the next round" if codec.feedback else ""
     contract, train = request.contract, request.train
     inputs = "; ".join(f"{spec.name} ({', '.join(spec.columns or ()) or list(spec.shape)})" for spec in contract.inputs)
     outputs = "; ".join(f"{spec.name} ({', '.join(spec.labels) or spec.kind})" for spec in contract.outputs)
@@ -141,7 +146,7 @@ def _words(request: "PrepareRequest") -> tuple[str, ...]:
         f"trains {changing} of {all_} variables; frozen: {', '.join(request.freeze) or 'nothing'}",
         f"up to {train.rounds} rounds, {work} over the data in each, batches of {train.batch_size}",
         f"strategy: {request.strategy.name}",
-        f"sends back each round: {contract.changing_nbytes} bytes of changes, the number of examples, {told}",
+        f"sends back each round: {size} bytes of changes ({codec.name}{kept}), the number of examples, {told}",
     )
     return tuple("".join(c for c in line if c.isprintable())[:400] for line in lines)
 

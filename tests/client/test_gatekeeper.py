@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from client import approvals, record
 from client.nonces import ATTEMPTS
 from fedretrain.errors import ConfigurationError, DeclinedRequest
+from fedretrain.job import NamedConfig
 from fedretrain.messages import BASE, PREPARE, RELEASE, TRAIN, ReleaseReply, ReleaseRequest, pack
 from fedretrain.seal import SKEW_S, Claims, request_claims, sealed
 
@@ -255,7 +256,8 @@ def test_a_job_waits_for_a_person_and_any_change_of_it_waits_again(site: Guarded
     site.prepared(gate)
     assert site.ask(gate, PREPARE, pack(job("digits-2")), run="digits-2")["kind"] == "prepare"
     assert site.ask(gate, PREPARE, pack(job(freeze=())))["code"] == "not-approved"
-    assert len(approvals.listed(site.home)) == 2
+    assert site.ask(gate, PREPARE, pack(job(codec=NamedConfig(name="topk"))))["code"] == "not-approved"
+    assert len(approvals.listed(site.home)) == 3
     approvals.withdraw(site.home, waiting[0].id)
     assert site.ask(gate, TRAIN, order())["code"] == "not-approved"
     assert site.backend.trained == []
