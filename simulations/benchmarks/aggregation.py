@@ -97,7 +97,8 @@ class Replies:
 
 def measure(case: Case) -> Cost:
     """One row, in this process; of the weighted mean the median of three rounds, since it takes so little."""
-    _warm_up()
+    if case.size > _SMOKE_SIZE:
+        _warm_up(case.rule)
     replies = Replies(case)
     np.ones(3 * case.size)  # memory that a virtual machine has never used is slow once
     rounds = _ROUNDS if case.rule == "weighted mean" else 1
@@ -208,12 +209,11 @@ def _plain(case: Case, replies: Replies) -> float:
     return replies.cpu_seconds(lambda _, reply: np.add(total, reply, out=total))
 
 
-def _warm_up() -> None:
+def _warm_up(rule: str) -> None:
     """What a process does once: after so many values numba is loaded, and compiles or finds what it compiled before."""
     kernels.choose(np.broadcast_to(np.float32(0), _WARM_UP))
-    for rule in RULES:
-        small = Case(rule, sites=5, size=1000, folder=tempfile.gettempdir())
-        _in_a_folder(small, Replies(small))
+    small = Case(rule, sites=5, size=1000, folder=tempfile.gettempdir())
+    _in_a_folder(small, Replies(small))
 
 
 def _resident(*, reset: bool) -> int | None:
