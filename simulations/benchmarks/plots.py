@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from .mcmahan import Case
 
 _COLOURS = {"iid": "#1f6fb4", "shards": "#d1491b"}
-_SPLITS = {"iid": "IID", "shards": "two shards a site"}
+_COLUMNS = 2
 _HEADROOM = 1.06  # beyond the last curve's end, so that the paper's mark is in sight
 _SHOWN_BELOW = 0.08  # of accuracy below the target: what is before that is the first few rounds
 
 
 def draw(cases: "Mapping[str, Case]", found: Mapping[str, Sequence[Curve]], folder: Path) -> list[Path]:
-    """Draw ``accuracy-rounds.png`` and ``accuracy-seconds.png``: one panel for each model, one line for each run.
+    """Draw ``accuracy-rounds.png`` and ``accuracy-seconds.png``: one panel for each case, one line for each run.
 
     Args:
         cases: By name.
@@ -59,34 +59,30 @@ def _figure(
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise ConfigurationError("matplotlib is not installed; install the dependency group bench") from None
-    models = sorted({case.setting.model for case in cases.values()})
-    figure = Figure(figsize=(5.2 * len(models), 4.2), layout="constrained")
-    for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
-        mine = {name: case for name, case in cases.items() if case.setting.model == model}
-        for name, case in mine.items():
-            _lines(axes, case, found[name], across)
-            if marks:
-                axes.plot(case.paper, case.setting.target, "x", color=_COLOURS[case.setting.split], markersize=9)
-        target = max(case.setting.target for case in mine.values())
+    rows = -(-len(cases) // _COLUMNS)
+    figure = Figure(figsize=(5.2 * min(_COLUMNS, len(cases)), 3.7 * rows), layout="constrained")
+    panels = figure.subplots(rows, min(_COLUMNS, len(cases)), squeeze=False).flat
+    for axes, (name, case) in zip(panels, cases.items(), strict=False):
+        target, curves = case.setting.target, found[name]
+        _lines(axes, case, curves, across)
         axes.axhline(target, color="0.5", linewidth=0.8, linestyle=":")
-        axes.set(title=f"{model.upper()}, to {100 * target:g} % (dotted)", xlabel=label, ylabel="test accuracy")
-        lowest = min(curve.best[-1] for name in mine for curve in found[name])
-        axes.set_ylim(min(target, lowest) - _SHOWN_BELOW, target + _SHOWN_BELOW / 8)
-        furthest = max(across(p) for name in mine for curve in found[name] for p in curve.points)
-        papers = [case.paper for case in mine.values()] if marks else []
-        axes.set_xlim(0, _HEADROOM * max([furthest, *papers]))
-        axes.grid(color="0.92", linewidth=0.8)
         if marks:
-            axes.plot([], [], "x", color="0.4", label="McMahan et al. 2017")
+            axes.plot(case.paper, target, "x", color="0.3", markersize=9, label="McMahan et al. 2017")
+        axes.set(title=case.title, xlabel=label, ylabel="test accuracy")
+        lowest = min(curve.best[-1] for curve in curves)
+        axes.set_ylim(min(target, lowest) - _SHOWN_BELOW, target + _SHOWN_BELOW / 8)
+        furthest = max(across(point) for curve in curves for point in curve.points)
+        axes.set_xlim(0, _HEADROOM * max(furthest, case.paper if marks else 0))
+        axes.grid(color="0.92", linewidth=0.8)
         axes.legend(loc="lower right", frameon=False)
     return figure
 
 
 def _lines(axes: Any, case: "Case", curves: Sequence[Curve], across: Callable[[Point], float]) -> None:
-    """All runs of a case, the typical one in full colour with the best accuracy so far above what was measured."""
+    """What was measured in every run, faint, and of the typical one the best accuracy so far."""
     colour, middle = _COLOURS[case.setting.split], typical(curves, case.setting.target)
     for curve in curves:
         at = [across(point) for point in curve.points]
-        axes.plot(at, [p.accuracy for p in curve.points], color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(at, [point.accuracy for point in curve.points], color=colour, alpha=0.3, linewidth=0.8)
         if curve is middle:
-            axes.plot(at, curve.best, color=colour, linewidth=1.6, label=_SPLITS[case.setting.split])
+            axes.plot(at, curve.best, color=colour, linewidth=1.6, label="best so far")
