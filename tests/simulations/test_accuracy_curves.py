@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from simulations.benchmarks import mcmahan, sites
+from simulations.benchmarks import codecs, mcmahan, sites
 from simulations.benchmarks.curves import Curve, Point, typical
 from simulations.benchmarks.mcmahan import CASES
 from simulations.benchmarks.watched import Moment, Watched
@@ -98,7 +98,7 @@ def test_a_sites_cost_leaves_the_first_round_out() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="CPU time is read from /proc")
-@pytest.mark.parametrize("benchmark", [mcmahan, sites])
+@pytest.mark.parametrize("benchmark", [codecs, mcmahan, sites])
 def test_the_benchmark_runs_at_smoke_size(benchmark: Any, tmp_path: Path) -> None:
     """The real command over made-up images: one line, whose numbers are positive."""
     assert benchmark.main(["--smoke", "--json", str(tmp_path / "table.json")]) == 0
