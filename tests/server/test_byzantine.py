@@ -60,10 +60,11 @@ def run(folder: Path, updates: Sequence[Update], job: Path) -> dict[str, Any]:
 
 MEDIAN = 'name = "median"'
 TRIMMED = 'name = "trimmed_mean"\ntrim = 0.2'
+KRUM = 'name = "krum"\nbyzantine = 0.2'
 FEDAVG = 'name = "fedavg"'
 
 
-@pytest.mark.parametrize("strategy", [MEDIAN, TRIMMED])
+@pytest.mark.parametrize("strategy", [MEDIAN, TRIMMED, KRUM])
 def test_fault_15_an_update_with_its_sign_flipped(tmp_path: Path, strategy: str) -> None:
     """One of five sites: the robust rules hold, and what is released is close to the truth."""
     assert outcome(tmp_path, 1, flipped, strategy)["outcome"] == "released"
@@ -76,15 +77,15 @@ def test_fault_15_where_nothing_holds_the_gate_refuses(tmp_path: Path) -> None:
     assert result["gate"]["reasons"]
 
 
-@pytest.mark.parametrize(("strategy", "bad"), [(MEDIAN, 2), (TRIMMED, 1)])
+@pytest.mark.parametrize(("strategy", "bad"), [(MEDIAN, 2), (TRIMMED, 1), (KRUM, 1)])
 def test_fault_16_up_to_f_colluding_sites(tmp_path: Path, strategy: str, bad: int) -> None:
-    """The median holds against two of five, the trimmed mean against the one that it is set for."""
+    """The median holds against two of five, trimmed mean and Krum against the one that they are set for."""
     assert outcome(tmp_path, bad, colluding, strategy)["outcome"] == "released"
 
 
-@pytest.mark.parametrize(("strategy", "bad"), [(MEDIAN, 3), (TRIMMED, 2)])
+@pytest.mark.parametrize(("strategy", "bad"), [(MEDIAN, 3), (TRIMMED, 2), (KRUM, 3)])
 def test_fault_16_beyond_f_the_gate_refuses(tmp_path: Path, strategy: str, bad: int) -> None:
-    """One more than it holds against, and the rule gives way; the model in use stays."""
+    """More than it holds against, and the rule gives way; the model in use stays."""
     result = outcome(tmp_path, bad, colluding, strategy)
     assert result["outcome"] == "rejected"
     assert result["release"] is None
