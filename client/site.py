@@ -192,6 +192,11 @@ class Site:
         train, validation = split(len(self._data[1]), request.train, self.name)
         return len(train), len(validation)
 
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of the data in memory."""
+        return 0 if self._data is None else self._data[1].nbytes
+
     def _examples(self, request: PrepareRequest, *, fresh: bool = False) -> Dataset:
         """The site's data, checked; in memory from the last request unless ``fresh`` asks for reading them again."""
         contract = request.contract

@@ -48,6 +48,12 @@ class Dataset:
     def __len__(self) -> int:
         return len(next(iter(self.x.values()))) if self.x else 0
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        others = (self.sample_weight, self.slices)
+        return sum(array.nbytes for array in (*self.x.values(), *self.y.values(), *others) if array is not None)
+
     def take(self, indices: Array) -> "Dataset":
         """The rows at ``indices`` (int [m] or bool [n]), in that order."""
         return dataclasses.replace(

@@ -65,9 +65,10 @@ class Asking(Protocol):
         ...
 
 
-def may_combine(grid: Grid, messenger: Messenger, codec: Codec) -> bool:
-    """Whether updates that are folded on arrival can be so where they are made."""
-    return isinstance(grid, Combining) and grid.combines and messenger is PLAIN and isinstance(codec, Float32)
+def combining(grid: Grid, messenger: Messenger, codec: Codec) -> Combining | None:
+    """The grid, where it can fold updates that are folded on arrival; None where it cannot, or must not."""
+    plain = messenger is PLAIN and isinstance(codec, Float32)
+    return grid if plain and isinstance(grid, Combining) and grid.combines else None
 
 
 class ByMessage:
@@ -92,19 +93,19 @@ class Together:
         grid: Where they are.
         round_: What is sent.
         collect: Gives an empty collector that folds.
-        bound: The largest norm an update may have, infinite in a first round.
+        intake: Of the round.
 
     Raises:
         MachineError: No process is left.
     """
 
-    def __init__(self, grid: Combining, round_: Round, collect: Callable[[], Collector], bound: float) -> None:
+    def __init__(self, grid: Combining, round_: Round, collect: Callable[[], Collector], intake: Intake) -> None:
         self._grid = grid
         self._round = round_
         self._collect = collect
         self._ends = time.monotonic() + round_.deadline_s
         self.bytes_down = update_bytes(round_.expected.variables) * len(round_.sites)
-        self._parts = grid.combine(self._combination(round_.sites, bound))
+        self._parts = grid.combine(self._combination(round_.sites, intake))
 
     def take(self, intake: Intake) -> None:
         """See ``Asking``."""
@@ -113,9 +114,8 @@ class Together:
             self._merge(part, intake)
             unanswered += part.open
         self._ask_again(unanswered, intake)
-        bound, tainted = intake.settle_folded()
-        if tainted:
-            self._fold_again(intake, bound)
+        if intake.settle_folded():
+            self._fold_again(intake)
 
     def _merge(self, part: Part, intake: Intake) -> None:
         if part.state is not None:
@@ -133,12 +133,12 @@ class Together:
             for node in nodes:
                 intake.lose(node, self._round.deadline_s)
 
-    def _fold_again(self, intake: Intake, bound: float) -> None:
+    def _fold_again(self, intake: Intake) -> None:
         """A first round's sums hold an update that does not count: have the others made again, to the same bits."""
         sites = [site for site in self._round.sites if site.name in intake.admitted]
         intake.collector = self._collect()
         counted: set[int] = set()
-        for part in self._grid.combine(self._combination(sites, bound)) if sites else ():
+        for part in self._grid.combine(self._combination(sites, intake)) if sites else ():
             if part.state is not None:
                 intake.collector.merge(part.state)
             counted |= {verdict.node for verdict in part.verdicts if verdict.refusal is None}
@@ -146,14 +146,14 @@ class Together:
             if site.node not in counted:
                 intake.lose(site.node, self._round.deadline_s)
 
-    def _combination(self, sites: Sequence[Site], bound: float) -> Combination:
+    def _combination(self, sites: Sequence[Site], intake: Intake) -> Combination:
         return Combination(
             order=self._round.order,
             params=self._round.params,
             variables=self._round.expected.variables,
             sites=tuple(sites),
-            empty=self._collect().empty(),
+            empty=intake.collector.empty(),
             total=sum(site.train_examples for site in self._round.sites),
-            bound=bound,
+            bound=intake.bound,
             deadline_s=self._round.deadline_s,
         )

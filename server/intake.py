@@ -9,7 +9,7 @@ there is nothing to compare with yet: replies wait on disk and are judged by tha
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 from fedretrain.errors import RejectedUpdate
@@ -141,29 +141,24 @@ class Intake:
             except RejectedUpdate as refusal:
                 self._drop(name, refusal)
 
-    def settle_folded(self) -> tuple[float, bool]:
-        """As ``settle``, for updates that are folded already.
-
-        Returns:
-            The bound on their norms; and whether an update that does not count is in the sums.
-        """
+    def settle_folded(self) -> bool:
+        """As ``settle``, for updates that are folded already; whether one that does not count is in the sums."""
         if self._bounds.known:
-            return self.bound, False
+            return False
         folded = set(self.admitted) - set(self._unfolded)
-        bound = self._judge_norms()
+        self._judge_norms()
         for name in sorted(set(self._unfolded) & set(self.admitted)):
             self._drop(name, self._unfolded[name])
-        return bound, not folded <= set(self.admitted)
+        return not folded <= set(self.admitted)
 
-    def _judge_norms(self) -> float:
-        """Quarantine by the bound that the first round's own norms give; returns it."""
+    def _judge_norms(self) -> None:
+        """Quarantine by the bound that the first round's own norms give."""
         bound = norm_bound([a.norm for a in self.admitted.values()], self._bounds.global_norm, None)
         for name in sorted(self.admitted):
             try:
                 check_norm(self.admitted[name].norm, bound)
             except RejectedUpdate as refusal:
                 self._drop(name, refusal)
-        return bound
 
     def _drop(self, name: str, refusal: RejectedUpdate) -> None:
         del self.admitted[name]
@@ -214,7 +209,7 @@ class Intake:
             flags=list(update.flags),
         )
         self.admitted[update.site] = admitted
-        self._emit("reply", round=self._expected.round, **asdict(admitted))
+        self._emit("reply", round=self._expected.round, **vars(admitted))
 
     def _quarantine(self, site: str, refusal: RejectedUpdate) -> None:
         self.quarantined.append(Quarantined(site, refusal.code, refusal.detail))

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,10 +30,9 @@ from strategies.base import Arrays
 
 from .admission import Expected
 from .aggregate import Memory, make_method
-from .asking import Asking, ByMessage, Round, Together, may_combine
+from .asking import Asking, ByMessage, Round, Together, combining
 from .attendance import Attendance
 from .checkpoint import Checkpoint, Checkpoints
-from .combining import Combining
 from .events import EventLog
 from .intake import Bounds, Intake
 from .messenger import PLAIN, Messenger
@@ -88,6 +87,7 @@ class Rounds:
         self._emit = emit
         self._method = make_method(plan.job, plan.contract)
         self._messenger = messenger
+        self._combining = combining(grid, messenger, plan.codec)
         self._monitor = monitor or Monitor()
         self._attendance = Attendance(plan, grid, emit, messenger)
         self._forgetful: set[int] = set()
@@ -216,14 +216,14 @@ class Rounds:
         digest = weights_digest(state.params)
         expected = Expected(plan.run, number, state.contract, digest, plan.variables, plan.codec)
         bounds = Bounds(state.norms, l2_norm(state.params), participation.max_update_norm)
-        together = may_combine(self._grid, self._messenger, plan.codec)
         declared = sum(site.train_examples for site in asked)
-        collect = partial(self._method.collect, spool, declared, at_once=bounds.known or together)
+        at_once = bounds.known or self._combining is not None
+        collect = partial(self._method.collect, spool, declared, at_once=at_once)
         intake = Intake(expected, asked, bounds, collect(), self._emit)
         round_ = Round(expected, state.params, asked, participation.deadline_s)
         asking: Asking
-        if together and isinstance(self._grid, Combining) and intake.collector.folds:
-            asking = Together(self._grid, round_, collect, intake.bound)
+        if self._combining is not None and intake.collector.folds:
+            asking = Together(self._combining, round_, collect, intake)
         else:
             asking = ByMessage(self._grid, self._messenger, round_)
         self._traffic.down += asking.bytes_down
@@ -253,8 +253,8 @@ class Rounds:
         return {
             "round": number,
             "sites": [site.name for site in asked],
-            "admitted": [asdict(intake.admitted[name]) for name in sorted(intake.admitted)],
-            "quarantined": [asdict(q) for q in sorted(intake.quarantined, key=lambda q: (q.site, q.code))],
+            "admitted": [dict(vars(intake.admitted[name])) for name in sorted(intake.admitted)],
+            "quarantined": [dict(vars(q)) for q in sorted(intake.quarantined, key=lambda q: (q.site, q.code))],
             "metrics": intake.metrics(),
             "seconds": round(seconds, 3),
             "bytes_base": traffic.base,

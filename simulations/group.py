@@ -21,7 +21,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedretrain.contract import keys
 from fedretrain.errors import RejectedUpdate
@@ -32,9 +32,7 @@ from strategies.base import Arrays, Strategy, Streaming, numpy_dtype
 from strategies.weighted_mean import MeanState
 
 from .memory import Memory, Shape, shapes_of
-
-if TYPE_CHECKING:
-    from client.site import Site
+from .ready import Ready
 
 
 class Group:
@@ -45,7 +43,7 @@ class Group:
         memory: Where the sums go.
         request: What the run's sites were asked to prepare.
         received: The global values of the variables that travel.
-        site: Gives a site by name.
+        ready: Gives a site by name.
         tell: Sends a frame.
     """
 
@@ -55,7 +53,7 @@ class Group:
         memory: Memory,
         request: PrepareRequest,
         received: Arrays,
-        site: "Callable[[str], Site]",
+        ready: Ready,
         tell: Callable[[dict[str, Any]], None],
     ) -> None:
         contract = request.contract
@@ -68,7 +66,7 @@ class Group:
         self._memory = memory
         self._request = request
         self._received = received
-        self._site = site
+        self._ready = ready
         self._tell = tell
         self._verdicts: list[Verdict] = []
         self._lock = threading.Lock()
@@ -84,7 +82,8 @@ class Group:
             if time.monotonic() >= self._header["expires"]:
                 break
             self._at = name
-            answer = self._site(name).update(self._request, self._header["round"], self._received)
+            with self._ready.site(name) as site:
+                answer = site.update(self._request, self._header["round"], self._received)
             with self._lock:
                 if self._told:
                     return
@@ -138,7 +137,7 @@ def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
     """As a frame carries it."""
     value: dict[str, Any] = {"node": verdict.node, "seconds": verdict.seconds, "declined": verdict.declined}
     if verdict.update is not None:
-        value["update"] = dataclasses.asdict(verdict.update)
+        value["update"] = dict(vars(verdict.update))
     if verdict.refusal is not None:
         value["refusal"] = [verdict.refusal.code, verdict.refusal.detail]
     return value

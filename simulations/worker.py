@@ -34,9 +34,9 @@ from fedretrain.simsites import SiteSource
 from .frames import Frame, decode, encode, read_frame, write_frame
 from .memory import Arrays, Memory
 from .poison import check_kind, poisoned
+from .ready import Ready
 
 HANDLER = "simulations.worker:SiteHandler"
-_SITES_READY = 256  # sites whose data a worker holds in memory
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 if TYPE_CHECKING:
@@ -117,11 +117,11 @@ class SiteHandler:
 
     def configure(self, sites: Sites) -> None:
         """Serve the sites of this run; each site's data are read when it is first asked."""
-        from client.store import SiteStore
+        from .shared_store import SharedStore
 
         self._of = sites
-        self._store = SiteStore(sites.store)
-        self._ready: dict[str, Site] = {}
+        self._store = SharedStore(sites.store)
+        self._ready = Ready(self._make)
         self._request: tuple[str, PrepareRequest] | None = None
         self._received: tuple[str, Arrays] | None = None
         self._based: tuple[RecordDict, BaseReply] | None = None
@@ -130,7 +130,8 @@ class SiteHandler:
         """The site's answer, spoilt where the run poisons this site."""
         if self._based is not None and content is self._based[0]:  # the sites have one store
             return pack(self._based[1].model_copy(update={"site": site}))
-        reply = self._site(site).handle(message_type, content)
+        with self._ready.site(site) as ready:
+            reply = ready.handle(message_type, content)
         if message_type == BASE:
             self._based = _kept(content, reply)
         if message_type != TRAIN:
@@ -146,7 +147,7 @@ class SiteHandler:
         if self._received is None or self._received[0] != header["globals"]:
             values = memory.arrays(header["params_at"], changing_shapes(request))
             self._received = header["globals"], [array.copy() for array in values]
-        Group(header, memory, request, self._received[1], self._site, tell).run()
+        Group(header, memory, request, self._received[1], self._ready, tell).run()
 
     def _prepared(self, run: str) -> PrepareRequest:
         """The same object for as long as nothing is prepared, so that what was derived from it stays good."""
@@ -157,15 +158,11 @@ class SiteHandler:
             self._request = run, request
         return self._request[1]
 
-    def _site(self, name: str) -> "Site":
-        if name not in self._ready:
-            from client.site import Site
+    def _make(self, name: str) -> "Site":
+        from client.site import Site
 
-            if len(self._ready) >= _SITES_READY:
-                del self._ready[next(iter(self._ready))]
-            source = self._of.sources[name]
-            self._ready[name] = Site(name, source.load, self._store, self._trainer, self._of.allow_modules)
-        return self._ready[name]
+        source = self._of.sources[name]
+        return Site(name, source.load, self._store, self._trainer, self._of.allow_modules)
 
 
 def _kept(content: RecordDict, reply: RecordDict) -> tuple[RecordDict, BaseReply] | None:
