@@ -40,7 +40,7 @@ def combine(pool: WorkerPool, sites: Sites, combination: Combination, by_message
         pool: The workers.
         sites: What they must know.
         combination: The round.
-        by_message: Names of sites that are not to be put in a group.
+        by_message: Names of sites that are not to be put in a group; one that holds its group up is added.
 
     Raises:
         MachineError: No worker process is left, or there is no memory to share with them.
@@ -66,7 +66,7 @@ def combine(pool: WorkerPool, sites: Sites, combination: Combination, by_message
                 b"",
                 _about(group),
                 expires + GRACE_S,
-                _taking(pool, empty, group, parts),
+                _taking(pool, empty, group, parts, by_message),
                 place=place,
             )
             for place, group in groups
@@ -171,7 +171,7 @@ def _header(combination: Combination, sums_at: int, sums: int) -> tuple[dict[str
 
 
 def _taking(
-    pool: WorkerPool, empty: State, group: Sequence[Site], parts: "queue.SimpleQueue[Part]"
+    pool: WorkerPool, empty: State, group: Sequence[Site], parts: "queue.SimpleQueue[Part]", by_message: set[str]
 ) -> Callable[[Answer], None]:
     """What takes a group's answer, in the thread of the worker's place: the worker waits until its sums are copied."""
 
@@ -187,6 +187,8 @@ def _taking(
         except Exception:  # noqa: BLE001 - whatever became of the group, each of its sites can be asked for itself
             parts.put(Part((), open=nodes))
             return
+        if answer.header["stuck"]:
+            by_message.add(answer.header["stuck"])
         done = {verdict.node for verdict in verdicts}
         left = tuple(node for node in nodes if node not in done)
         parts.put(Part(verdicts, state if state.weight else None, left))

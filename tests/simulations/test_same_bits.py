@@ -66,7 +66,9 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerPool]:
 
 
 class LastFirst(LocalGrid):
-    """With one worker, the replies arrive in the opposite order."""
+    """With one worker, the replies arrive in the opposite order; each update travels by itself."""
+
+    combines = False
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         return super().push_messages(reversed(list(messages)))[::-1]
@@ -92,10 +94,10 @@ def one_worker(job: Job, pool: WorkerPool, tmp_path_factory: pytest.TempPathFact
     return run_local(job, tmp_path_factory.mktemp("one"), pool)[0]
 
 
-def test_the_order_of_arrival_does_not_change_a_bit(
+def test_neither_messages_nor_their_order_change_a_bit(
     job: Job, pool: WorkerPool, one_worker: str, tmp_path: Path
 ) -> None:
-    """Replies in the opposite order give the same candidate."""
+    """Replies in the opposite order give the candidate that comes of updates folded in the worker."""
     assert run_local(job, tmp_path, pool, LastFirst)[0] == one_worker
 
 
