@@ -33,6 +33,7 @@ from fedretrain.errors import FedretrainError
 from fedretrain.job import NamedConfig
 
 from .curves import Curve
+from .environment import Environment
 from .mcmahan_job import Setting, write_job
 from .setting import Images, load_mnist, made_up
 from .table import Cell, Figure, Table, common_arguments, emit
@@ -56,7 +57,8 @@ _NOTE = (
     "Down is what a site receives in a round, float32 whatever the codec; up is what it sends. Accuracy "
     "is the mean of the test accuracies after the last ten rounds, then of all seeds; a difference below the spread "
     "over seeds says nothing. Coding is CPU time for one update of the 2NN, at the site and at the server together, "
-    "without the file in which topk keeps what it leaves out."
+    "without the file in which topk keeps what it leaves out; what that is, a site adds to its update when it is next "
+    "asked, here every tenth round."
 )
 
 
@@ -80,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code."""
     options = _parse(arguments)
     work = options.work or Path(tempfile.mkdtemp(prefix="fr-codecs-"))
+    machine = Environment.now()
     try:
         train, test = (made_up(_SMOKE_IMAGES), made_up(400, seed=1)) if options.smoke else load_mnist(options.mnist)
         setting = Setting("2nn", "iid", epochs=1, target=1.0, rate=RATE, rounds=options.rounds)
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             codec: [_outcome(codec, setting, work, train, test, seed) for seed in range(options.seeds)]
             for codec in options.codec
         }
-        emit([_table(setting, found)], options)
+        emit([replace(_table(setting, found), environment=machine)], options)
     except FedretrainError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
