@@ -163,7 +163,7 @@ def _table(setting: Setting, found: Mapping[str, Sequence[Outcome]]) -> Table:
             Figure(outcomes[0].up / 1000, others[0].up / 1000 if others else None),
             outcomes[0].down / 1000,
             f"{mean(finals):.2f}",
-            f"{max(finals) - min(finals):.2f}",
+            f"{max(finals) - min(finals):.2f}" if len(finals) > 1 else None,
             f"{mean(finals) - mean(100 * outcome.final for outcome in others):+.2f}" if others else None,
             _rounds(outcomes),
             1000 * coding_seconds(CODECS[codec]),
