@@ -28,7 +28,7 @@ from fedretrain.variables import freeze, variable_specs
 from strategies.base import LocalObjective
 
 from .fitting import fit, trains_itself
-from .graph import Graph, Piece
+from .graph import Graph, Piece, traced
 from .initial import InitialState
 from .probe import chosen
 from .settings import make_losses, make_metrics, make_optimizer
@@ -77,7 +77,7 @@ class Learner:
         self._model.compile(optimizer, make_losses(request.train, self.contract.outputs), jit_compile=False)
         self._model.optimizer.build(self._trained)
         self._initial = InitialState(self._model.optimizer, self._trained)
-        self._start = tf.function(self._begin, autograph=False)
+        self._start = traced(self._begin, self._start_signature())
         self.graph = Graph(self._model, self._trained, metrics, objective, request)
         self.compiled = chosen(self._model, request.train) if compiled is None else compiled
         self._fits = False
@@ -95,10 +95,13 @@ class Learner:
         """Put everything into the state an update starts from.
 
         Args:
-            received: Tensors of the variables that travel, in the order of ``contract.changing``.
+            received: Values of the variables that travel, in the order of ``contract.changing``: tensors, or arrays,
+                which are taken one after the other, so that no two copies of them are in memory.
             seed_of: Gives a seed in [0, 2**31) for a position of the model's variables; asked where that is a seed.
         """
         seeds = [tf.constant([seed_of(position), 0], self._variables[position].dtype) for position in self._seeds]
+        if any(isinstance(value, np.ndarray) for value in received):
+            received = [self._placed(p, value) for p, value in zip(self.contract.changing, received, strict=True)]
         self._start(list(received), seeds)
         if not self._initial.constant:
             self._initial.reset()
@@ -178,6 +181,15 @@ class Learner:
             expected = "one that adds nothing to the loss, for this model trains by a step of its own"
             raise DeclinedRequest("request-invalid", "strategy", expected)
         self._fits = True
+
+    def _start_signature(self) -> list[Any]:
+        positions = self.contract.changing, self._seeds
+        return [[tf.TensorSpec(self._variables[p].shape, self._variables[p].dtype) for p in some] for some in positions]
+
+    def _placed(self, position: int, array: NDArray[Any]) -> Any:
+        """The tensor that the variable shares after it was assigned; its own was dropped before."""
+        self._variables[position].assign(array)
+        return tf.convert_to_tensor(self._variables[position].value)
 
     def _begin(self, received: list[Any], seeds: list[Any]) -> None:
         for position, value in zip([*self.contract.changing, *self._seeds], [*received, *seeds], strict=True):
