@@ -57,6 +57,11 @@ _FINITE = "finite loss and weights; a lower learning rate may help"
 Update = Sequence[NDArray[Any] | Difference]
 
 
+def is_large(arrays: Arrays) -> bool:
+    """Whether these are too large to be in memory twice where that can be helped."""
+    return sum(array.nbytes for array in arrays) > LARGE_BYTES
+
+
 def difference(after: Arrays, before: Arrays, *, later: bool = False) -> Update:
     """The update of all variables.
 
@@ -69,7 +74,7 @@ def difference(after: Arrays, before: Arrays, *, later: bool = False) -> Update:
         DeclinedRequest: ``training-diverged`` where a value is not finite; of an update that is made later, then.
     """
     found = [Difference(a, b) for a, b in zip(after, before, strict=True)]
-    if later and sum(array.nbytes for array in after) > LARGE_BYTES:
+    if later and is_large(after):
         return found
     return [np.asarray(each) for each in found]
 

@@ -31,7 +31,7 @@ from fedretrain.job import NamedConfig
 from fedretrain.messages import PrepareRequest
 from strategies.base import LocalObjective
 
-from .outgoing import Update, difference
+from .outgoing import Update, difference, is_large
 from .pace import Pace
 from .sampling import MIN_COUNT, Indices, epochs, in_order, pieces, seed_for
 
@@ -151,7 +151,8 @@ class Trainer:
         learner = self._warm(order.request, order.allow_modules)
         if not learner.loaded:
             learner.load(base())
-        learner.start(self._received.tensors(received), lambda position: _variable_seed(order, position))
+        values = received if order.later and is_large(received) else self._received.tensors(received)
+        learner.start(values, lambda position: _variable_seed(order, position))
         examples = self._partitions.of(data, order.request.contract)
         mine, held = examples.split(order.request.train, order.site)
         metrics: dict[str, float] = {}
