@@ -2,9 +2,10 @@
 
 Where to look, by question::
 
-    how a run goes              run, plan, rounds, attendance, prepare, exchange, intake, checkpoint, events, app
+    how a run goes              run, plan, rounds, attendance, prepare, asking, exchange, intake, checkpoint, saving,
+                                events, app
     what a reply has to be      admission, norms, messenger (seals), guarded (the way from SuperLink)
-    how updates are combined    aggregate, spool
+    how updates are combined    aggregate, spool, combining (where they are made)
     what passes                 gate, paired, measure, scores, holdouts
     what is released            registry, reader, staging, metadata, audit, keys, lineage, keras_file,
                                 deliver, installed

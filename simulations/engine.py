@@ -14,12 +14,11 @@ Use::
         with LocalGrid(Sites(simulated_sites(job), folder.store), pool=pool) as grid:
             execute(job, grid, folder)
 
-What a faster engine would change (shared memory, sums made in the workers) is behind ``WorkerPool`` and the frames of
-``simulations.worker``; the grid's face stays.
+Beyond Flower's face it can have groups of sites asked, trained and folded by a worker at once (``server.combining``,
+``simulations.together``); the round loop uses that where it may, to the same bits.
 """
 
 import dataclasses
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,6 +37,7 @@ from fedretrain.errors import ConfigurationError, RejectedUpdate
 from server.combining import Combination, Part
 from server.exchange import Arrival, Question, exchange
 
+from .devices import default_workers
 from .frames import decode, encode
 from .pool import ENDED, Answer, Request, WorkerPool
 from .together import ask, combine
@@ -274,12 +274,6 @@ class LocalGrid(Grid):
         if self._on_event is not None:
             with self._telling:
                 self._on_event({"event": "warning", "text": text})
-
-
-def default_workers(sites: int) -> int:
-    """Worker processes for so many sites: one per core this process may use, but no more than there are sites."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, sites))
 
 
 def _encoded(content: RecordDict) -> bytes:

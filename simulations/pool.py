@@ -30,6 +30,7 @@ from typing import IO, Any, cast
 
 from fedretrain.errors import MachineError
 
+from .devices import seen_by
 from .frames import Frame, read_frame, write_frame
 from .memory import Memory
 from .worker import HANDLER, Sites
@@ -234,7 +235,7 @@ class WorkerPool:
             if self._closed:
                 return None
             try:
-                process = _Process(self._handler, self.memory, log)
+                process = _Process(self._handler, self.memory, place, log)
             except OSError as error:
                 self._warnings.put(f"worker {place + 1} cannot be started: {error}")
                 return None
@@ -272,7 +273,7 @@ def _answer_of(process: "_Process", request: Request) -> tuple[Answer, str]:
 class _Process:
     """One worker process, seen from its place's thread. Only ``end``, ``alive`` and ``pid`` may be used from others."""
 
-    def __init__(self, handler: str, memory: Memory, log: Path | None) -> None:
+    def __init__(self, handler: str, memory: Memory, place: int, log: Path | None) -> None:
         command = [sys.executable, "-P", "-m", "simulations.worker", str(os.getpid()), handler, str(memory.handle)]
         with contextlib.ExitStack() as files:
             errors: IO[bytes] | None = None
@@ -284,7 +285,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                env=environment(),
+                env={**environment(), **seen_by(place)},
                 pass_fds=[memory.handle],
                 process_group=0,  # a terminal's Ctrl-C reaches the parent alone
             )

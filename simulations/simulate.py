@@ -56,7 +56,7 @@ def simulate(task: Task, progress: Progress) -> dict[str, Any]:
 
 
 def _workers(task: Task) -> "WorkerPool":
-    from .engine import default_workers
+    from .devices import default_workers
     from .pool import WorkerPool
 
     workers = min(task.workers, task.sites) if task.workers else default_workers(task.sites)
@@ -100,7 +100,7 @@ def _run_local(task: Task, job: Job, folder: RunFolder, pool: "WorkerPool", prog
 
 def _run_flower(task: Task, folder: RunFolder, progress: Progress) -> dict[str, Any]:
     """The result, on Flower's simulation runtime."""
-    from .engine import default_workers
+    from .devices import default_workers
     from .flower import run_flower
 
     progress.say("starting Flower's simulation runtime")

@@ -16,7 +16,9 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from fedretrain.errors import ConfigurationError, MachineError, RejectedUpdate
 from fedretrain.simsites import SiteSource
-from simulations.engine import LocalGrid, default_workers
+from simulations import devices
+from simulations.devices import default_workers, seen_by
+from simulations.engine import LocalGrid
 from simulations.frames import encode
 from simulations.pool import Answer, Request, WorkerPool
 from simulations.worker import Sites
@@ -319,3 +321,19 @@ def test_there_are_no_more_workers_than_sites() -> None:
     """A worker costs seconds and memory, so idle ones are not started."""
     assert default_workers(1) == 1
     assert 1 <= default_workers(1000) <= (os.cpu_count() or 1)
+
+
+def test_each_worker_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are GPUs and TensorFlow can use them; a person's CUDA_VISIBLE_DEVICES stays the frame."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "_DEVICES", tmp_path)
+    monkeypatch.setattr(devices, "_libraries", lambda: True)
+    assert seen_by(0) == {}
+    for name in ("nvidia0", "nvidia1", "nvidiactl"):
+        (tmp_path / name).touch()
+    assert default_workers(100) == 2
+    assert [seen_by(place)["CUDA_VISIBLE_DEVICES"] for place in range(3)] == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert [seen_by(place)["CUDA_VISIBLE_DEVICES"] for place in range(2)] == ["1", "1"]
+    monkeypatch.setattr(devices, "_libraries", lambda: False)
+    assert seen_by(0) == {}
