@@ -18,6 +18,7 @@ from flwr.app import RecordDict
 from fedretrain.contract import VariableSpec
 from fedretrain.errors import ConfigurationError, MachineError, RunFailed
 from fedretrain.messages import BASE, PREPARE, TRAIN
+from server.checkpoint import Checkpoint, Checkpoints
 from server.rounds import sample
 
 from .grid import CONTRACT, Answer, NumpySite, ScriptedGrid, pull_towards
@@ -306,6 +307,49 @@ def test_fault_39_from_the_checkpoint_before_a_corrupt_one_the_same_bits_come_ou
     assert bits(again.run()) == expected
     assert again.named("checkpoint-corrupt") == [{"event": "checkpoint-corrupt", "file": newest.name, "used": 2}]
     assert [e["round"] for e in again.named("round-started")] == [3]
+
+
+def test_the_next_round_trains_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Round 2's requests are out before round 1's file is in place; until then neither round is announced."""
+    loop = Loop(tmp_path, sites(2), rounds=2)
+    save, seen = Checkpoints.save, []
+
+    def wait_for_the_next(checkpoints: Checkpoints, given: Checkpoint) -> None:
+        end = time.monotonic() + 10
+        while (
+            given.round == 1 and len(loop.grid.sent) < 8 and time.monotonic() < end
+        ):  # 2 x prepare, base, train, train
+            time.sleep(0.005)
+        seen.append([e["round"] for e in loop.events if e["event"] in {"round-started", "checkpoint"}])
+        save(checkpoints, given)
+
+    monkeypatch.setattr(Checkpoints, "save", wait_for_the_next)
+    loop.run()
+    assert len(loop.grid.sent) == 8
+    assert seen[0] == [1]
+
+
+def test_a_round_whose_checkpoint_cannot_be_written_is_not_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full after round 1: the run ends with that, and goes on from round 1 when there is room."""
+    expected = bits(Loop(tmp_path / "whole", sites(2)).run())
+    save = Checkpoints.save
+
+    def full(checkpoints: Checkpoints, given: Checkpoint) -> None:
+        if given.round == 2:
+            raise MachineError("no space left")
+        save(checkpoints, given)
+
+    loop = Loop(tmp_path / "full", sites(2))
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.raises(MachineError, match="no space left"):
+        loop.run()
+    monkeypatch.setattr(Checkpoints, "save", save)
+    assert [e["round"] for e in loop.named("round-finished")] == [1]
+    again = Loop(tmp_path / "full", sites(2))
+    assert bits(again.run()) == expected
+    assert again.named("run-started")[0]["completed"] == 1
 
 
 def test_a_finished_loop_asks_no_site(tmp_path: Path) -> None:
