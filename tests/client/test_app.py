@@ -71,3 +71,19 @@ def test_a_run_or_site_that_is_not_there_is_an_answer_too(
     run = str(folder(of, tmp_path).root) if run is None else run
     found = body(ask(run, partition, PREPARE, pack(of.request)).content)
     assert (found["code"], found["site"]) == ("site-failure", "")
+
+
+def test_what_flower_sends_to_an_actor_finds_the_warm_trainer(of: Case, tmp_path: Path) -> None:
+    """Flower pickles the app for each message; it goes by name, so sites and trainer of this module serve them all."""
+    from ray import cloudpickle
+
+    from client import app as module
+
+    app, run = module.app, str(folder(of, tmp_path).root)
+    before = module._site.cache_info()
+    for _ in range(2):
+        delivered = cloudpickle.loads(cloudpickle.dumps(lambda: app))()
+        context = Context(1, 2, {"partition-id": 0}, RecordDict(), {"run": run})
+        delivered(Message(pack(of.request), dst_node_id=2, message_type=PREPARE), context)
+    after = module._site.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 1)
