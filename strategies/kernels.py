@@ -51,6 +51,13 @@ class Kernels(Protocol):
         """The rows of ``block`` [sites, k], every column ascending, in its memory; ``pairs`` is a sorting network."""
         ...
 
+    def add_products(self, products: NDArray[np.float64], block: Values) -> None:
+        """Add to ``products`` [sites, sites], on and below the diagonal, those of the rows of ``block`` [sites, k].
+
+        Column after column in float64, so that the bits depend on no library and no number of threads.
+        """
+        ...
+
 
 class NumpyKernels:
     """Any dtype, scratch of 1 MiB."""
@@ -92,6 +99,11 @@ class NumpyKernels:
             np.maximum(rows[i], rows[j], out=rows[j])
             rows[i], spare = spare, rows[i]
         return rows
+
+    def add_products(self, products: NDArray[np.float64], block: Values) -> None:
+        """See ``Kernels``; slow."""
+        for column in block.astype(np.float64).T:
+            products += np.tril(np.outer(column, column))
 
 
 NUMPY = NumpyKernels()

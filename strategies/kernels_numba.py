@@ -16,6 +16,8 @@ from .kernels import NUMPY, Sums, Term, Values
 
 _compile: Callable[..., Any] = partial(numba.njit, nogil=True, error_model="numpy")
 
+_WIDTH = 256  # columns whose products are added while they are in the processor's cache
+
 
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled at its first call; kept on disk where there is a folder for it."""
@@ -76,6 +78,24 @@ def _sort_rows(block: Any, pairs: Any) -> None:
             high[i] = second if first < second else first
 
 
+@_jit
+def _add_products(products: Any, block: Any, columns: Any) -> None:
+    """``columns`` [width, sites] is scratch; four columns at a time, added one after the other."""
+    width, sites = columns.shape
+    for start in range(0, block.shape[1], width):
+        columns[:] = 0.0
+        for i in range(sites):
+            for k in range(min(width, block.shape[1] - start)):
+                columns[k, i] = block[i, start + k]
+        for k in range(0, width, 4):
+            c0, c1, c2, c3 = columns[k], columns[k + 1], columns[k + 2], columns[k + 3]
+            for i in range(sites):
+                a0, a1, a2, a3 = c0[i], c1[i], c2[i], c3[i]
+                row = products[i]
+                for j in range(i + 1):
+                    row[j] = (((row[j] + a0 * c0[j]) + a1 * c1[j]) + a2 * c2[j]) + a3 * c3[j]
+
+
 class NumbaKernels:
     """See ``kernels.Kernels``. Rounding is symmetric: adding with the negative factor takes back what was added."""
 
@@ -110,6 +130,11 @@ class NumbaKernels:
         """See ``Kernels``."""
         _sort_rows(block, pairs)
         return list(block)
+
+    def add_products(self, products: NDArray[np.float64], block: Values) -> None:
+        """See ``Kernels``."""
+        plain = _plain(block if block.dtype.itemsize >= 4 else block.astype(np.float32))
+        _add_products(products, plain, np.empty((_WIDTH, len(block))))
 
 
 def _plain(values: Values) -> Values:

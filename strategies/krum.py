@@ -10,9 +10,9 @@ f = floor(``byzantine`` · n), read as the decimal it is written as; the paper's
 1 is Krum, more is Multi-Krum, and never more than n - f - 2 are kept. Every site counts once: example counts are not
 used, as in the paper. Among equal scores the first name is taken. Distances are over all variables that travel.
 
-|d_i - d_j|² = G_ii + G_jj - 2 G_ij with the Gram matrix G = D Dᵀ, summed in float64 over blocks of coordinates, so the
-updates are read once. It costs n² multiplications a coordinate, and its relative error is that of float64 times
-|d_i|² / |d_i - d_j|².
+|d_i - d_j|² = G_ii + G_jj - 2 G_ij with the Gram matrix G = D Dᵀ, summed in float64 coordinate by coordinate, so the
+updates are read once, and the bits depend on neither memory nor threads. It costs n² / 2 multiplications a coordinate,
+and its relative error is that of float64 times |d_i|² / |d_i - d_j|².
 
 P. Blanchard, E. M. El Mhamdi, R. Guerraoui, J. Stainer: Machine Learning with Adversaries: Byzantine Tolerant Gradient
 Descent. NeurIPS 2017, https://papers.nips.cc/paper/6617
@@ -29,6 +29,7 @@ from pydantic import Field
 
 from fedretrain.errors import RejectedUpdate, RunFailed
 
+from . import kernels
 from .base import Plain, Strategy
 from .coordinates import SpooledSettings, blocks, mean_of, rounded
 from .server_optimizer import Sum
@@ -70,16 +71,15 @@ def gram(pieces: Iterable[NDArray[Any]]) -> NDArray[np.float64]:
     Raises:
         RejectedUpdate: ``not-finite``; also for numbers whose squares float64 cannot hold.
     """
-    total = np.zeros((0, 0))
+    kernel, total = kernels.compiled(), np.zeros((0, 0))
     with np.errstate(over="ignore", invalid="ignore"):
         for stack in pieces:
             total = total if len(total) else np.zeros((len(stack), len(stack)))
             for part in blocks(stack):
-                block = stack[:, part].astype(np.float64)
-                total += block @ block.T
+                kernel.add_products(total, stack[:, part])
     if not np.isfinite(total).all():
         raise RejectedUpdate("not-finite", "krum: expected finite values that can be squared, got others")
-    return np.tril(total) + np.tril(total, -1).T  # exactly symmetric, whatever the library's order of summation
+    return total + np.tril(total, -1).T
 
 
 def scores(products: NDArray[np.float64], nearest: int) -> NDArray[np.float64]:

@@ -91,6 +91,20 @@ def test_the_network_sorts_any_number_of_sites(numba: Kernels, sites: int) -> No
         np.testing.assert_array_equal(kernel.sort_rows(stack.copy(), network(sites)), np.sort(stack, axis=0))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_products_have_the_same_bits(numba: Kernels, dtype: str) -> None:
+    """With either loops, on and below the diagonal; they are those of the rows."""
+    block = np.random.default_rng(3).normal(size=(7, 1030)).astype(dtype)
+    found = []
+    for kernel in (NUMPY, numba):
+        products = np.zeros((7, 7))
+        kernel.add_products(products, block[:, 1:])
+        found.append(products)
+    assert found[0].tobytes() == found[1].tobytes()
+    exact = block[:, 1:].astype(np.float64)
+    np.testing.assert_allclose(found[0], np.tril(exact @ exact.T), rtol=1e-12, atol=1e-12)
+
+
 def test_a_short_run_does_without_numba() -> None:
     """Few values are NumPy's, many numba's, those of 16 bits always NumPy's."""
     with pytest.MonkeyPatch.context() as patch:
