@@ -139,7 +139,8 @@ class RunFolder:
     def append_event(self, event: dict[str, Any]) -> None:
         """Add one line to the event log; raises MachineError on a full disk, ValueError on NaN."""
         line = canonical_json(event) + b"\n"
-        with atomic.disk_errors(self.events), self.events.open("ab+") as file:
+        path = self.events
+        with atomic.disk_errors(path), path.open("ab+") as file:
             if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
                 line = b"\n" + line  # a start that was killed left half a line
             file.write(line)

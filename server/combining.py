@@ -13,6 +13,7 @@ Invariants:
 Used where updates are folded on arrival and travel as they are; see ``server.rounds``.
 """
 
+import functools
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -185,11 +186,12 @@ def shown_refusal(declined: Declined) -> RejectedUpdate:
 
 def update_bytes(variables: Mapping[str, VariableSpec]) -> int:
     """Bytes of an update's arrays as they travel, npy headers included (``server.admission.wire_bytes``)."""
-    return sum(spec.nbytes + _npy_header(spec) for spec in variables.values())
+    return sum(spec.nbytes + _npy_header(spec.dtype, spec.shape) for spec in variables.values())
 
 
-def _npy_header(spec: VariableSpec) -> int:
-    described = np.lib.format.header_data_from_array_1_0(np.empty(0, numpy_dtype(spec.dtype)))
+@functools.cache
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> int:
+    described = np.lib.format.header_data_from_array_1_0(np.empty(0, numpy_dtype(dtype)))
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {**described, "shape": spec.shape})
+    np.lib.format.write_array_header_1_0(header, {**described, "shape": shape})
     return len(header.getvalue())

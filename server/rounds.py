@@ -178,6 +178,8 @@ class Rounds:
     def _round(self, state: Checkpoint, number: int, attempt: int) -> Checkpoint | None:
         """One round, None where the one before turns out to be enough; raises RunFailed where it is abandoned."""
         start = time.monotonic()
+        if self._forgetful:
+            self._saver.wait()  # what follows may take its time
         sites = self._attendance.next_round(self._forgetful)
         self._forgetful = set()
         self._traffic.base += self._attendance.take_base_bytes()
@@ -194,7 +196,7 @@ class Rounds:
         record = self._record(intake, number, asked, time.monotonic() - start)
         norms = tuple(intake.admitted[name].norm for name in sorted(intake.admitted))
         advanced = Checkpoint(state.run, state.contract, number, params, memory, norms, (*state.history, record))
-        self._saver.begin(advanced)
+        self._saver.begin(advanced, defer=self._combining is not None)  # workers wait for the next order
         self._traffic = Traffic()
         self._monitor.look(number, params)
         return advanced

@@ -10,6 +10,7 @@ Invariants:
 (``multiprocessing.shared_memory`` would start a process beside each worker, and leave its blocks behind after SIGKILL.)
 """
 
+import math
 import mmap
 import os
 import tempfile
@@ -97,5 +98,5 @@ def shapes_of(arrays: Iterable[NDArray[Any]]) -> list[Shape]:
 
 
 def _offsets(shapes: Sequence[Shape]) -> list[int]:
-    sizes = (int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for shape, dtype in shapes)
+    sizes = (math.prod(shape) * dtype.itemsize for shape, dtype in shapes)
     return [0, *accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
