@@ -123,7 +123,7 @@ def _limit(section: "TrainerSection") -> None:
 
 
 def _watch_memory(limit: int) -> None:
-    """Resident memory is what the machine runs out of; address space, which could be limited, says little about it."""
+    """Private memory is what the machine runs out of; address space, which could be limited, says little about it."""
     pause = threading.Event()
     while not pause.wait(_MEMORY_POLL_S):
         used = memory_bytes()
@@ -132,12 +132,12 @@ def _watch_memory(limit: int) -> None:
 
 
 def memory_bytes() -> int:
-    """Resident memory of this process; 0 where the system does not tell."""
+    """Resident memory of this process without pages of files, which the system drops; 0 where it does not tell."""
     try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        resident, of_files = map(int, Path("/proc/self/statm").read_text(encoding="ascii").split()[1:3])
     except (OSError, ValueError, IndexError):
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return (resident - of_files) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _overrun() -> NoReturn:

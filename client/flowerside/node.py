@@ -26,7 +26,7 @@ from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
 from flwr.supercore.error import FlowerError
 from flwr.supercore.exit import add_exit_handler
-from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.supercore.inflatable.inflatable_utils import pull_objects, push_object_contents_from_iterable
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
@@ -128,7 +128,7 @@ def _adapted(node: Node, state: State, listener: Listener) -> Iterator[None]:
     def thread_ended(arguments: threading.ExceptHookArgs) -> None:
         ended.append(str(arguments.exc_value or arguments.exc_type.__name__))
 
-    push = partial(_push_few_at_a_time, loop.push_object_contents_from_iterable)
+    push = partial(_push_few_at_a_time, push_object_contents_from_iterable)
     connect = partial(_connection, fleet.http_request_response, node, listener)
     replaced: list[tuple[Any, str, Any]] = [
         (loop, "time", SimpleNamespace(sleep=partial(_sleep, state, ended))),

@@ -29,6 +29,7 @@ from flwr.proto.runtime_pb2 import (
 )
 from flwr.supercore.constant import TaskType
 from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
     get_all_nested_objects,
     get_object_body,
     get_object_tree,
@@ -141,10 +142,9 @@ class Task:
         trees = {tree.object_id: tree for tree in inner.children}
         ids: dict[str, str] = json.loads(get_object_body(content, RecordDict))
         parts = [ids.pop(part_name(i)) for i in range(len(ids)) if part_name(i) in ids]
-        pull, backoff = self._pull(), {"initial_backoff": SHORTEST_BACKOFF_S, "backoff_cap": LONGEST_BACKOFF_S}
         records = RecordDict()
         for name, object_id in ids.items():
-            records[name] = pull_and_inflate_object_from_tree(trees[object_id], pull, lambda _: None, **backoff)
+            records[name] = self._inflated(trees[object_id])
         message = Message.inflate(whole, {inner.object_id: RecordDict()})
         message.metadata.__dict__["_message_id"] = self._tree.object_id  # as Flower's own executor does
         self._message = message
@@ -158,6 +158,17 @@ class Task:
     def _pull(self) -> Callable[[str], bytes]:
         node, run = Node(node_id=self._context.node_id), self._context.run_id
         return make_pull_object_fn_protobuf(self._client.PullObject, node, run)
+
+    def _inflated(self, tree: Any) -> Any:
+        """One record, in memory."""
+        return pull_and_inflate_object_from_tree(
+            tree,
+            self._pull(),
+            lambda _: None,
+            return_type=InflatableObject,
+            initial_backoff=SHORTEST_BACKOFF_S,
+            backoff_cap=LONGEST_BACKOFF_S,
+        )
 
     def _fetched(self, object_id: str) -> bytes:
         """One object, waited for where it is still on its way."""
@@ -185,8 +196,9 @@ class Task:
         if self._message is None:
             raise MachineError("the task was not pulled")
         whole = RecordDict(dict(records.items()))
-        for start in range(0, bulk.size if bulk else 0, PART_BYTES):
-            whole[part_name(start // PART_BYTES)] = _Part(partial(bulk.read, start, PART_BYTES))
+        if bulk is not None:
+            for start in range(0, bulk.size, PART_BYTES):
+                whole[part_name(start // PART_BYTES)] = _Part(partial(bulk.read, start, PART_BYTES))
         with _runtime_errors("hand the reply over"):
             self._push(Message(whole, reply_to=self._message))
             node, run = Node(node_id=self._context.node_id), self._context.run_id

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client.outgoing import Difference
 from client.sampling import seed_for, split
 from client.trainer import Order, Result, Trainer
 from fedretrain.architecture import weights_of
@@ -374,3 +375,19 @@ def test_a_strategy_of_the_servers_own_is_not_imported() -> None:
     plain, own = (case(classifier(), strategy=s) for s in (None, NamedConfig(name="no_such_module:Strategy")))
     data = examples(plain, 20)
     assert weights_digest(train(own, data).update) == weights_digest(train(plain, data).update)
+
+
+def test_an_update_made_later_has_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Received values taken one by one from read-only arrays, and differences made when they are used."""
+    monkeypatch.setattr("client.outgoing.LARGE_BYTES", 0)
+    of = case(pictures(), strategy=NamedConfig(name="fedprox", mu=0.1))
+    data, trainer = examples(of, 20), Trainer()
+    received = [array.view() for array in of.received]
+    for array in received:
+        array.setflags(write=False)
+    for round_ in (1, 2):
+        at_once = weights_digest(train(of, data, trainer, round_=round_).update)
+        order = Order(of.request, "a", round_, later=True)
+        later = Trainer().train(order, lambda: of.base, received, data).update
+        assert all(isinstance(each, Difference) for each in later)
+        assert weights_digest(map(np.asarray, later)) == at_once
