@@ -26,7 +26,7 @@ from typing import Any
 
 from fedretrain.errors import MachineError
 
-from .pool import environment
+from .process import environment
 
 _CONNECTION = "simulation"
 _START_S = 120.0
