@@ -100,7 +100,6 @@ def measure(case: Case) -> Cost:
     if case.size > _SMOKE_SIZE:
         _warm_up(case.rule)
     replies = Replies(case)
-    np.ones(3 * case.size)  # memory that a virtual machine has never used is slow once
     rounds = _ROUNDS if case.rule == "weighted mean" else 1
     costs = [replace(_in_a_folder(case, replies), plain=_plain(case, replies)) for _ in range(rounds)]
     middle = sorted(costs, key=lambda cost: (cost.taking + cost.finishing) / cost.plain)[len(costs) // 2]
@@ -118,6 +117,7 @@ def _round(rule: BuiltIn, case: Case, replies: Replies, spool: Spool) -> Cost:
     admitted = [Contribution(f"s{i:06d}", i, _EXAMPLES, {}) for i in range(case.sites)]
     before = Checkpoint("r", "c", 0, [np.ones(case.size, np.float32)], {}, (), ())
     gc.collect()
+    np.ones(case.size)  # pages that a virtual machine has never used are slow once, whoever comes first
     held, begun, start = _resident(reset=True), time.monotonic(), time.process_time()
     collector = rule.collect(spool, case.sites * _EXAMPLES, at_once=True)
     taking = time.process_time() - start
