@@ -4,7 +4,7 @@ Where to look, by question::
 
     what passes and what leaves   gatekeeper, policy, approvals, nonces, layers, leaving, record, refusal, refusals
     how the data are read         sitefile, data/
-    how it trains                 site, trainer, step, graph, fitting, initial, probe, resident, pace, settings,
+    how it trains                 site, trainer, step, graph, compiling, fitting, initial, resident, pace, settings,
                                   sampling, incoming, store
     how releases arrive           installer, releases, shelf
     what runs on the machine      up, systemd, runfiles; the processes supernode, executor, trainer_main, between them

@@ -7,7 +7,7 @@ Invariants:
   that is smaller is always left to the others.
 
 XLA keeps a loop's variables in place and joins what lies between two products, which halves the time of small dense
-models; its convolutions in a loop are many times slower than TensorFlow's on CPUs (``probe.suited``).
+models; its convolutions in a loop are many times slower than TensorFlow's on CPUs (``compiling.suited``).
 
 The examples come as ``Piece``: tensors of many examples, and which rows of them to use, in order.
 """

@@ -27,10 +27,10 @@ from fedretrain.messages import PrepareRequest
 from fedretrain.variables import freeze, variable_specs
 from strategies.base import LocalObjective
 
+from .compiling import chosen
 from .fitting import fit, trains_itself
 from .graph import Graph, Piece, traced
 from .initial import InitialState
-from .probe import chosen
 from .settings import make_losses, make_metrics, make_optimizer
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Learner:
         request: What the server asked to prepare.
         objective: What the strategy adds to the loss.
         allow_modules: Modules of this site whose layer classes may be built.
-        compiled: Whether XLA compiles the steps; None where the job alone decides (``probe.chosen``).
+        compiled: Whether XLA compiles the steps; None where the job alone decides (``compiling.chosen``).
 
     Raises:
         ModelRefused: A layer outside the allow-list, or a model larger than the contract's.

@@ -114,7 +114,7 @@ class Trainer:
 
     Args:
         compile: Whether XLA compiles the steps. The last bits depend on it, so everyone who trains in a run, and a
-            simulation and what it stands for, decide alike: None, by the job alone (``probe.chosen``).
+            simulation and what it stands for, decide alike: None, by the job alone (``compiling.chosen``).
         resident_bytes: The most that examples may take on the device; a site with more is streamed.
     """
 

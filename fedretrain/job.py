@@ -63,6 +63,7 @@ class TrainSection(Section):
     optimizer: NamedConfig | None = Field(None, description="any Keras optimizer; default: the model's own")
     loss: Loss | dict[str, Loss] | None = Field(None, description="any Keras loss, by output if several")
     metrics: tuple[str, ...] | None = Field(None, description="Keras metrics; default: the model's own")
+    jit_compile: bool | None = Field(None, description="steps by XLA; default: small dense models in runs of 20 rounds")
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of a site's data it evaluates on")
     seed: int = Field(0, ge=0, lt=2**32)
 

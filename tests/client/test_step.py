@@ -2,16 +2,14 @@
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import client.probe
-from client.probe import chosen, probe, suited
+from client.compiling import chosen, suited
 from client.sampling import batches
-from client.trainer import Order, Result, Trainer
+from client.trainer import Order, Result, Trainer, build_learner
 from fedretrain.architecture import build, weights_of
 from fedretrain.dataset import Dataset
 from fedretrain.digest import weights_digest
@@ -220,31 +218,12 @@ def test_the_rule_asks_the_job_alone() -> None:
     assert [chosen(classifier(), TrainSection(rounds=n)) for n in (19, 20)] == [False, True]
 
 
-def test_a_trial_is_made_once_for_a_job_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its answer lies in the folder; a damaged file only costs another trial; another batch size is another job."""
-    asked = []
-    monkeypatch.setattr(client.probe, "_try", lambda *_: asked.append(1) or True)
-    of = case(classifier(), rounds=20)
-    for _ in range(2):
-        client.probe._remembered.clear()
-        assert probe(of.request, folder=tmp_path)
-    assert len(asked) == 1
-    client.probe._remembered.clear()
-    next(tmp_path.iterdir()).write_text("{")
-    assert probe(of.request, folder=tmp_path)
-    assert probe(case(classifier(), rounds=20, batch_size=9).request, folder=tmp_path)
-    assert len(asked) == 3
-
-
-def test_a_trial_compares_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the rule allows is dropped where it is slower, and is not tried where the rule forbids it."""
-    monkeypatch.setattr(client.probe, "_remembered", {})
-    of = case(classifier(), rounds=20, batch_size=7)
-    assert probe(of.request)
-    client.probe._remembered.clear()
-    monkeypatch.setattr(client.probe, "_SLOWER", 0.0)
-    assert not probe(of.request)
-    assert not probe(case(classifier()).request)
+def test_the_job_can_decide() -> None:
+    """What a job says of compiling stands above the rule, in both directions, and a learner follows it."""
+    assert chosen(pictures(), TrainSection(rounds=1, jit_compile=True))
+    assert not chosen(classifier(), TrainSection(rounds=20, jit_compile=False))
+    of = case(classifier(), jit_compile=True)
+    assert build_learner(of.request, ()).compiled
 
 
 # --- models that train themselves

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from simulations.benchmarks import codecs, mcmahan, sites
+from simulations.benchmarks import codecs, compiling, mcmahan, sites
 from simulations.benchmarks.curves import Curve, Point, typical
 from simulations.benchmarks.mcmahan import CASES
 from simulations.benchmarks.watched import Moment, Watched
+from tests.server.keras_job import make_job
 
 
 def curve(accuracies: Sequence[float], **made: Any) -> Curve:
@@ -106,3 +107,14 @@ def test_the_benchmark_runs_at_smoke_size(benchmark: Any, tmp_path: Path) -> Non
     [row] = table["rows"]
     numbers = [cell["value"] if isinstance(cell, dict) else cell for cell in row[1:]]
     assert all(number > 0 for number in numbers if isinstance(number, float | int))
+
+
+@pytest.mark.slow
+def test_both_ways_of_taking_steps_are_tried(tmp_path: Path) -> None:
+    """A job's dense model is stepped with and without XLA, and the table says which of the two the job has."""
+    job = make_job(tmp_path / "job", rounds=20)
+    assert compiling.main([str(job), "--smoke", "--json", str(tmp_path / "table.json")]) == 0
+    [table] = json.loads((tmp_path / "table.json").read_bytes())
+    assert [row[0] for row in table["rows"]] == ["TensorFlow", "XLA"]
+    assert all(cell["value"] > 0 for row in table["rows"] for cell in row[1:])
+    assert "compiled in this job" in table["note"]
