@@ -97,7 +97,7 @@ def _skip_without_mounts(probe: Path) -> None:
 
 def test_fault_38_the_superlinks_database(small: Small) -> None:
     """`server up` says which disk is full; the run goes on when there is room, and no message is half."""
-    run = small.retrain(3, min_sites=1, deadline_s=15)
+    run = small.retrain(8, min_sites=1, deadline_s=15)  # rounds that are not over before there is room again
     wait_for(lambda: happened(run, "round-started", 2), 60, "round 2")
     state = small.federation.state
     with small.disks["state"].full():
@@ -105,7 +105,7 @@ def test_fault_38_the_superlinks_database(small: Small) -> None:
         wait_for(lambda: "database or disk is full" in (state / "log" / "superlink.log").read_text(), 30, "it is felt")
         assert any(str(state) in problem for problem in operations.server(small.federation)["problems"])
     wait_for(lambda: f"{state}: there is room again" in small.said("server"), 20, small.said("server"))
-    check_whole(small, run, 3)
+    check_whole(small, run, 8)
 
 
 def test_fault_38_a_runs_state(small: Small) -> None:
