@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+import numpy as np
+
 from .base import Bytes, Codec, Floats
 
 
@@ -13,8 +15,8 @@ class Float32(Codec):
     def _size(self, count: int) -> int:
         return 4 * count  # never fewer bytes: nothing is coded
 
-    def _pack(self, values: Floats, payload: Bytes, seed: int) -> None:
-        raise NotImplementedError
+    def _pack(self, values: Floats, payload: Bytes, seed: int) -> None:  # noqa: ARG002 - nothing is drawn
+        payload[:] = values.view(np.uint8)
 
     def _unpack(self, payload: Bytes, values: Floats) -> None:
-        raise NotImplementedError
+        values[:] = payload.view("<f4")
