@@ -132,6 +132,8 @@ _TOLD: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "round-abandoned": lambda e: f"round {e['round']}: {e['reason']}",
     "checkpoint": lambda e: f"round {e['round']}",
     "checkpoint-corrupt": lambda e: f"{e['file']}; going on after round {e['used']}",
+    "monitored": words.reading,
+    "target-reached": lambda e: f"{words.when(e['round'])}: {e['metric']} {e['value']:.4g}, {e['target']:g} was asked",
     "gate": lambda e: "passed" if e["passed"] else f"not passed: {'; '.join(e['reasons'])}",
     "released": lambda e: str(e["release"]),
     "rejected": lambda e: "; ".join(e["reasons"]),

@@ -245,12 +245,16 @@ def test_fault_28_a_site_that_is_connected_and_never_answers(tmp_path: Path) -> 
 
 
 def after_round(loop: Loop, number: int, act: Callable[[], None]) -> None:
-    """Have something happen when a round is over."""
-    take = loop._take
+    """Have something happen when a round's replies are in, before the next round looks who is there."""
+    take, waiting = loop._take, 0
 
     def watched(event: dict[str, Any]) -> None:
+        nonlocal waiting
         take(event)
-        if event["event"] == "round-finished" and event["round"] == number:
+        if event.get("round") != number or event["event"] not in {"round-started", "reply", "quarantined"}:
+            return
+        waiting += len(event["sites"]) if event["event"] == "round-started" else -1
+        if not waiting:
             act()
 
     loop._take = watched  # type: ignore[method-assign]
