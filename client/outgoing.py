@@ -48,12 +48,10 @@ class Difference:
         for start in range(0, after.size, PIECE):
             with np.errstate(over="ignore", invalid="ignore"):
                 piece = after[start : start + PIECE] - before[start : start + PIECE]
-            if not np.isfinite(piece).all():
-                raise DeclinedRequest("training-diverged", "train", _FINITE)
+            _check_finite(piece)
             yield piece
 
 
-_FINITE = "finite loss and weights; a lower learning rate may help"
 Update = Sequence[NDArray[Any] | Difference]
 
 
@@ -62,21 +60,16 @@ def is_large(arrays: Arrays) -> bool:
     return sum(array.nbytes for array in arrays) > LARGE_BYTES
 
 
-def difference(after: Arrays, before: Arrays, *, later: bool = False) -> Update:
-    """The update of all variables.
+def difference(after: Arrays, before: Arrays) -> list[Difference]:
+    """The update of all variables, made when it is used; until then both are as they are."""
+    return [Difference(a, b) for a, b in zip(after, before, strict=True)]
 
-    Args:
-        after: Values by variable.
-        before: Likewise.
-        later: Whether a large update may be made when it is used; until then both are as they are.
 
-    Raises:
-        DeclinedRequest: ``training-diverged`` where a value is not finite; of an update that is made later, then.
-    """
-    found = [Difference(a, b) for a, b in zip(after, before, strict=True)]
-    if later and is_large(after):
-        return found
-    return [np.asarray(each) for each in found]
+def finite(update: Arrays) -> Arrays:
+    """The update; raises DeclinedRequest ``training-diverged`` where a value is not finite."""
+    for array in update:
+        _check_finite(array)
+    return update
 
 
 def written(payloads: Iterable[tuple[str, NDArray[Any] | Difference]], bulk: Bulk) -> tuple[ArrayRecord, str]:
@@ -122,3 +115,11 @@ def _header(array: NDArray[Any] | Difference) -> bytes:
     described = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
     np.lib.format.write_array_header_1_0(text, described)
     return text.getvalue()
+
+
+def _check_finite(values: NDArray[Any]) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(values.sum())  # finite only where every value is; one that is not may be a sum that overflows
+    if not math.isfinite(total) and not np.isfinite(values).all():
+        expected = "finite loss and weights; a lower learning rate may help"
+        raise DeclinedRequest("training-diverged", "train", expected)

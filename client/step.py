@@ -78,6 +78,7 @@ class Learner:
         self._model.optimizer.build(self._trained)
         self._initial = InitialState(self._model.optimizer, self._trained)
         self._start = traced(self._begin, self._start_signature())
+        self._subtract = traced(self._minus, self._start_signature()[:1])
         self.graph = Graph(self._model, self._trained, metrics, objective, request)
         self.compiled = chosen(self._model, request.train) if compiled is None else compiled
         self._fits = False
@@ -154,6 +155,10 @@ class Learner:
         """The variables that travel, in the order of ``contract.changing``; read-only, and lasting."""
         return [_array(self._variables[p]) for p in self.contract.changing]
 
+    def update(self, received: Sequence[Any]) -> Arrays:
+        """The variables that travel minus ``received``, tensors in the order of ``contract.changing``; in one call."""
+        return [np.asarray(tensor.numpy()) for tensor in self._subtract(list(received))]
+
     def check_kept(self) -> None:
         """Raises RuntimeError where a variable that does not travel changed: a fault of ours, never of a peer."""
         for variable, array in self._kept:
@@ -196,6 +201,10 @@ class Learner:
             self._variables[position].assign(value)
         if self._initial.constant:
             self._initial.reset()
+
+    def _minus(self, received: list[Any]) -> list[Any]:
+        changing = zip(self.contract.changing, received, strict=True)
+        return [tf.convert_to_tensor(self._variables[position].value) - value for position, value in changing]
 
 
 def _check_variables(model: Any, contract: Contract) -> None:

@@ -31,7 +31,7 @@ from fedretrain.job import NamedConfig
 from fedretrain.messages import PrepareRequest
 from strategies.base import LocalObjective
 
-from .outgoing import Update, difference, is_large
+from .outgoing import Update, difference, finite, is_large
 from .pace import Pace
 from .sampling import MIN_COUNT, Indices, epochs, in_order, pieces, seed_for
 
@@ -151,7 +151,8 @@ class Trainer:
         learner = self._warm(order.request, order.allow_modules)
         if not learner.loaded:
             learner.load(base())
-        values = received if order.later and is_large(received) else self._received.tensors(received)
+        later = order.later and is_large(received)
+        values = received if later else self._received.tensors(received)
         learner.start(values, lambda position: _variable_seed(order, position))
         examples = self._partitions.of(data, order.request.contract)
         mine, held = examples.split(order.request.train, order.site)
@@ -164,16 +165,16 @@ class Trainer:
         loss = _train(learner, examples, mine, order, pace)
         if len(mine) >= MIN_COUNT:
             metrics["train-loss"] = loss
-        update = self._difference(learner, received, later=order.later)
+        self._check_kept(learner)
+        update = difference(learner.values(), received) if later else finite(learner.update(values))
         return Result(update, len(mine), metrics | {"seconds": pace.elapsed})
 
-    def _difference(self, learner: "Learner", received: Arrays, *, later: bool) -> Update:
+    def _check_kept(self, learner: "Learner") -> None:
         try:
             learner.check_kept()
         except RuntimeError:
             self._learner = None  # whatever it holds is not what the next update may start from
             raise
-        return difference(learner.values(), received, later=later)
 
     def _warm(self, request: PrepareRequest, allow_modules: tuple[str, ...]) -> "Learner":
         """The model of this request: the one in memory where it is the same job, else a freshly built one."""

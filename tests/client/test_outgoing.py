@@ -8,7 +8,7 @@ from flwr.app import Array
 
 from client import outgoing
 from client.bulk import IN_MEMORY, Bulk
-from client.outgoing import Difference, difference, packed, written
+from client.outgoing import difference, finite, packed, written
 from fedretrain.digest import weights_digest
 from fedretrain.errors import DeclinedRequest
 
@@ -19,12 +19,11 @@ BEFORE = [np.full_like(array, 0.5) for array in AFTER]
 
 
 @pytest.fixture(params=["made at once", "made later"])
-def update(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> outgoing.Update:
+def update(request: pytest.FixtureRequest) -> outgoing.Update:
     """Both ways."""
-    monkeypatch.setattr(outgoing, "LARGE_BYTES", 1000)
-    found = difference(AFTER, BEFORE, later=request.param == "made later")
-    assert isinstance(found[0], Difference) == (request.param == "made later")
-    return found
+    if request.param == "made later":
+        return difference(AFTER, BEFORE)
+    return finite([after - before for after, before in zip(AFTER, BEFORE, strict=True)])
 
 
 def test_what_is_written_is_what_would_be_packed(update: outgoing.Update, tmp_path: Path) -> None:
@@ -39,13 +38,15 @@ def test_what_is_written_is_what_would_be_packed(update: outgoing.Update, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("later", [False, True])
-def test_what_is_not_finite_does_not_leave(later: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is refused as diverged, whenever the update is made."""
-    monkeypatch.setattr(outgoing, "LARGE_BYTES", 0)
-    after = [np.array([1.0, np.inf], "float32")]
+def test_what_is_not_finite_does_not_leave(tmp_path: Path) -> None:
+    """It is refused as diverged, whenever the update is made; numbers that are finite and overflow in a sum are not."""
+    after, before = [np.array([1.0, np.inf], "float32")], [np.ones(2, "float32")]
     with pytest.raises(DeclinedRequest, match="training-diverged"):
-        written([("0", each) for each in difference(after, [np.ones(2, "float32")], later=later)], Bulk(tmp_path))
+        written([("0", each) for each in difference(after, before)], Bulk(tmp_path))
+    with pytest.raises(DeclinedRequest, match="training-diverged"):
+        finite(after)
+    large = [np.full(3, 3e38, "float32")]
+    assert finite(large) is large
 
 
 @pytest.mark.parametrize("size", [0, 10, IN_MEMORY + 10])
