@@ -61,7 +61,9 @@ def _figure(
         raise ConfigurationError("matplotlib is not installed; install the dependency group bench") from None
     rows = -(-len(cases) // _COLUMNS)
     figure = Figure(figsize=(5.2 * min(_COLUMNS, len(cases)), 3.7 * rows), layout="constrained")
-    panels = figure.subplots(rows, min(_COLUMNS, len(cases)), squeeze=False).flat
+    panels = list(figure.subplots(rows, min(_COLUMNS, len(cases)), squeeze=False).flat)
+    for axes in panels[len(cases) :]:
+        axes.set_axis_off()
     for axes, (name, case) in zip(panels, cases.items(), strict=False):
         target, curves = case.setting.target, found[name]
         _lines(axes, case, curves, across)

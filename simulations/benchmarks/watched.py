@@ -84,7 +84,7 @@ def simulate(job: Path, out: Path, *, workers: int | None = None) -> Watched:
     looked, cpu = 0.0, 0.0
     try:
         while tree.alive:
-            cpu = tree.cpu_seconds()
+            cpu = max(cpu, tree.cpu_seconds())  # of processes that have just ended nothing is left to read
             moments += [Moment(event, _at(event) - began, cpu) for event in log.new()]
             if time.time() - looked >= _PSS_EVERY_S:
                 memory, looked = max(memory, _pss([tree.pid, *below(tree.pid)])), time.time()
