@@ -9,7 +9,7 @@ from fedretrain.messages import PrepareRequest
 
 
 def trained_layers(request: PrepareRequest, allow_modules: Sequence[str] = ()) -> tuple[str, ...]:
-    """Paths (outer/inner) of the innermost named layers with variables that would travel, in the model's order.
+    """Paths (outer/inner) of the innermost named layers with variables that would change, in the model's order.
 
     Raises:
         DeclinedRequest: ``model-refused`` where the model may not be built; ``request-invalid`` where the freeze
@@ -22,7 +22,7 @@ def trained_layers(request: PrepareRequest, allow_modules: Sequence[str] = ()) -
     try:
         model = build(request.architecture, allow_modules, sum(math.prod(spec.shape) for spec in specs))
         freeze(model, request.freeze)
-        found = variable_specs(model)
+        found = variable_specs(model, request.strategy)
     except ModelRefused:
         expected = "layers of Keras, or of modules this site allows"
         raise DeclinedRequest("model-refused", "architecture", expected) from None
@@ -33,4 +33,6 @@ def trained_layers(request: PrepareRequest, allow_modules: Sequence[str] = ()) -
         raise DeclinedRequest("model-mismatch", "variables", "the frozen model's, as the contract has them")
     holder = {id(variable): path for path, layer in named_layers(model) for variable in layer.variables}
     pairs = zip(model.variables, found, strict=True)
-    return tuple(dict.fromkeys(holder.get(id(v), model.name) for v, spec in pairs if spec.rule in CHANGING))
+    return tuple(
+        dict.fromkeys(holder.get(id(v), model.name) for v, spec in pairs if spec.rule in CHANGING | {"personal"})
+    )

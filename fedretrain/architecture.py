@@ -6,6 +6,8 @@ layer names are kept. ``build`` trusts nothing in it: size, nesting and every cl
 checked before Keras sees any of it, and the number of parameters before one of them is allocated.
 """
 
+import difflib
+import fnmatch
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from .allowlist import check_tree
 from .digest import sha256
-from .errors import ModelRefused
+from .errors import ConfigurationError, ModelRefused
 
 if TYPE_CHECKING:
     import keras
@@ -131,6 +133,28 @@ def named_layers(model: "keras.Model") -> "list[tuple[str, keras.layers.Layer]]"
                     visit(layer, f"{prefix}{layer.name}/")
 
     visit(model, "")
+    return found
+
+
+def matching_layers(model: "keras.Model", pattern: str, key: str) -> "list[tuple[str, keras.layers.Layer]]":
+    """The layers of ``named_layers`` that a shell pattern fits, part by part of their paths.
+
+    Raises:
+        ConfigurationError: None does; ``key`` says where the pattern stands.
+    """
+    layers, wanted = named_layers(model), pattern.split("/")
+
+    def fits(path: str) -> bool:
+        parts = path.split("/")
+        return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+    found = [(path, layer) for path, layer in layers if fits(path)]
+    if not found:
+        near = difflib.get_close_matches(pattern, [path for path, _ in layers], n=1, cutoff=0.0)
+        raise ConfigurationError(
+            f"{key}: expected patterns that match layers, got '{pattern}', which matches none; "
+            f"the nearest layer is '{near[0] if near else ''}', and nested ones are written outer/inner"
+        )
     return found
 
 

@@ -17,10 +17,13 @@ Rules of a variable, so that nothing is averaged by accident:
 
     train     trainable after freezing; updates are combined by the strategy
     average   moving statistics of a BatchNormalization layer that is not frozen; combined like ``train``
+    personal  as ``train`` or ``average``, in layers that the strategy keeps at the sites: each site has its own values,
+              which are never sent; in a release they are the base model's (``fedretrain.personal``)
     keep      everything else: frozen, integer, a Normalization layer's numbers; bit-identical after a run
     local     seeds of random layers; set by each trainer, never sent
 
-Only ``train`` and ``average`` variables travel; together they are the *changing* variables.
+Only ``train`` and ``average`` variables travel; together they are the *changing* variables. What a strategy sends
+beside them has the rule ``auxiliary``, which no variable of a contract has (``fedretrain.travel``).
 """
 
 from collections.abc import Sequence
@@ -72,7 +75,7 @@ class VariableSpec(_Frozen):
 
     shape: tuple[int, ...]
     dtype: str
-    rule: Literal["train", "average", "keep", "local"]
+    rule: Literal["train", "average", "personal", "keep", "local", "auxiliary"]
 
     @property
     def nbytes(self) -> int:
@@ -111,6 +114,11 @@ class Contract(_Frozen):
     def changing_specs(self) -> tuple[VariableSpec, ...]:
         """The variables that travel, in the order of ``changing``."""
         return tuple(self.variables[i] for i in self.changing)
+
+    @property
+    def personal(self) -> tuple[int, ...]:
+        """Positions of the variables that each site keeps its own values of, ascending."""
+        return tuple(i for i, v in enumerate(self.variables) if v.rule == "personal")
 
     @property
     def nbytes(self) -> int:

@@ -45,7 +45,7 @@ def derive_contract(job: Job, base: BaseModel, train: TrainSection) -> Contract:
         preprocessing=job.contract.preprocessing,
         architecture=fingerprint(base.architecture),
         base=weights_digest(base.weights),
-        variables=variable_specs(model),
+        variables=variable_specs(model, job.strategy),
     )
     return _with_ranges(contract, job)
 

@@ -3,16 +3,16 @@
 ``freeze`` only sets flags: a model that was compiled before it trains as if nothing were frozen, so compile afterwards.
 """
 
-import difflib
-import fnmatch
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from .architecture import all_layers, build, named_layers, set_weights
-from .contract import VariableSpec
+from .architecture import all_layers, build, matching_layers, named_layers, set_weights
+from .contract import CHANGING, VariableSpec
 from .errors import ConfigurationError
+from .job import NamedConfig
+from .personal import check_something_shared, personal_variables
 
 if TYPE_CHECKING:
     import keras
@@ -52,17 +52,9 @@ def freeze(model: "keras.Model", patterns: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigurationError: A pattern matches no layer, or no trainable variable is left.
     """
-    layers = named_layers(model)
     frozen = []
     for pattern in patterns:
-        matches = [(path, layer) for path, layer in layers if _matches(path, pattern)]
-        if not matches:
-            near = difflib.get_close_matches(pattern, [path for path, _ in layers], n=1, cutoff=0.0)
-            raise ConfigurationError(
-                f"model.freeze: expected patterns that match layers, got '{pattern}', which matches none; "
-                f"the nearest layer is '{near[0] if near else ''}', and nested ones are written outer/inner"
-            )
-        for path, layer in matches:
+        for path, layer in matching_layers(model, pattern, "model.freeze"):
             layer.trainable = False
             frozen.append(path)
     if not any(rule == "train" for rule in _rules(model)):
@@ -70,15 +62,20 @@ def freeze(model: "keras.Model", patterns: Sequence[str]) -> tuple[str, ...]:
             f"model.freeze: expected some variables left to train, got none after freezing {list(patterns)} "
             f"in '{model.name}'; freeze fewer layers"
         )
-    return tuple(path for path, _ in layers if path in frozen)
+    return tuple(path for path, _ in named_layers(model) if path in frozen)
 
 
-def variable_specs(model: "keras.Model") -> tuple[VariableSpec, ...]:
+def variable_specs(model: "keras.Model", strategy: NamedConfig | None = None) -> tuple[VariableSpec, ...]:
     """Shape, dtype and rule of every variable, by position; the rules are in ``fedretrain.contract``.
 
+    Args:
+        model: Frozen by the job's patterns.
+        strategy: The job's, which may keep some variables at the sites; None where that does not matter.
+
     Raises:
-        ConfigurationError: A variable is neither of floats (16, 32, 64 bits), integers nor booleans, or a layer that is
-            not frozen carries state from one batch to the next for which there is no rule.
+        ConfigurationError: A variable is neither of floats (16, 32, 64 bits), integers nor booleans, a layer that is
+            not frozen carries state from one batch to the next for which there is no rule, or the strategy's personal
+            layers are not there or leave nothing to share.
     """
     _check_state(model)
     for variable in model.variables:
@@ -87,9 +84,13 @@ def variable_specs(model: "keras.Model") -> tuple[VariableSpec, ...]:
                 f"variable '{variable.path}': expected one of {sorted(_FLOATS)} or integers, got {variable.dtype}; "
                 "store the model with float32 variables (a mixed precision policy does)"
             )
+    personal = personal_variables(model, strategy)
+    ids = map(id, model.variables)
+    rules = ["personal" if r in CHANGING and i in personal else r for i, r in zip(ids, _rules(model), strict=True)]
+    check_something_shared(rules, strategy)
     return tuple(
-        VariableSpec(shape=tuple(v.shape), dtype=v.dtype, rule=rule)
-        for v, rule in zip(model.variables, _rules(model), strict=True)
+        VariableSpec.model_validate({"shape": tuple(v.shape), "dtype": v.dtype, "rule": rule})
+        for v, rule in zip(model.variables, rules, strict=True)
     )
 
 
@@ -104,11 +105,6 @@ def _check_state(model: "keras.Model") -> None:
                 f"layer '{path}': {type(layer).__name__} changes its own state from batch to batch, and there is no "
                 "rule how sites' states are combined; freeze it, or use a model without it"
             )
-
-
-def _matches(path: str, pattern: str) -> bool:
-    parts, wanted = path.split("/"), pattern.split("/")
-    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
 def _rules(model: "keras.Model") -> list[Any]:

@@ -8,7 +8,7 @@ For updates v_i with integer weights w_i (McMahan et al. 2017: the examples of s
 
 Overflow is impossible: |v_i| ≤ 2^b is checked, so |sum| ≤ 2^b · W · 2^s + n/2 < 2^62 + n/2 for n updates.
 
-Bound: b = 20 for ``train`` variables (|v| ≤ 1,048,576) and b = 32 for ``average`` ones (|v| ≤ 4.29·10^9), whose
+Bound: b = 20 for ``train`` variables and auxiliaries (|v| ≤ 1,048,576) and b = 32 for ``average`` ones (|v| ≤ 4.29·10^9), whose
 variances grow with the square of raw inputs. An update beyond it is rejected with code ``norm``.
 
 Resolution: rounding to integers moves the mean by at most n · 2^(-s-1) / Σ w_i. Where everyone who was asked replies,
@@ -38,7 +38,7 @@ from fedretrain.errors import RejectedUpdate, RunFailed
 from . import kernels
 from .base import Arrays, numpy_dtype
 
-BOUND_BITS = {"train": 20, "average": 32}
+BOUND_BITS = {"train": 20, "average": 32, "auxiliary": 20}
 _MOST_MISSING_BITS = 16
 
 
@@ -70,7 +70,7 @@ class WeightedMean:
     """Streaming aggregation; see the module docstring for the numbers."""
 
     def init(self, specs: Sequence[VariableSpec], total_weight: int) -> MeanState:
-        """Zero sums; ``specs`` have rule ``train`` or ``average``, ``total_weight`` >= 1 bounds the weights to come."""
+        """Zero sums; ``specs`` are of arrays that travel, ``total_weight`` >= 1 bounds the weights to come."""
         return MeanState(
             specs=tuple(specs),
             sums=tuple(np.zeros(spec.shape, np.int64) for spec in specs),
@@ -92,7 +92,8 @@ class WeightedMean:
         if state.waiting is None:
             for i, values in enumerate(arrived.arrays):
                 bound = _bound(state.specs[i])
-                known = largest <= bound / 2  # a norm is rounded
+                counted = state.specs[i].rule != "auxiliary"  # in the norm
+                known = counted and largest <= bound / 2  # a norm is rounded
                 if not known and not kernels.choose(values).within(values, bound):
                     raise _refusal(state.specs[i], values, i)
             return dataclasses.replace(state, weight=state.weight + weight, waiting=arrived)
