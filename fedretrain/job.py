@@ -5,10 +5,19 @@
 """
 
 import glob
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from .digest import json_digest
 from .errors import ConfigurationError
@@ -27,6 +36,25 @@ Reference = Annotated[
         r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", 'a module and a name in it with a colon between, such as "my_models:build"'
     ),
 ]
+
+
+Mode = Literal["continue", "full", "incremental", "transfer", "extend", "replay", "ensemble", "online"]
+
+
+class _Grown(Section):
+    """A table whose ``quiet`` fields are left out of its JSON where they are None, empty or the default.
+
+    So a job that does not use them has the digest it would have without them.
+    """
+
+    quiet: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_quiet(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dump: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        silent = {name for name in self.quiet if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in dump.items() if name not in silent}
 
 
 class ModelSection(Section):
@@ -51,10 +79,28 @@ class NamedConfig(BaseModel):
 
 
 Loss = str | NamedConfig
+STAGED = ("continue", "transfer", "extend")
+"""Modes that can unfreeze in stages; the others change what is trained on, or train several models."""
 
 
-class TrainSection(Section):
-    """How a site trains in one round."""
+class ReplaySection(Section):
+    """How old examples are mixed in, for the mode "replay"."""
+
+    share: float = Field(0.5, gt=0, lt=1, description="share of a round's training examples that are old ones")
+
+
+class StageSection(Section):
+    """Some rounds in a row in which more of the model stays as it is, or another learning rate is used."""
+
+    rounds: int = Field(ge=1, description="how many rounds the stage lasts")
+    freeze: tuple[str, ...] = Field((), description="patterns as in model.freeze, beside those")
+    learning_rate: float | None = Field(None, gt=0, description="default: the optimizer's")
+
+
+class TrainSection(_Grown):
+    """How a site trains in one round, and from what the run starts."""
+
+    quiet = frozenset({"mode", "since", "replay", "stages"})
 
     rounds: int = Field(10, ge=1, le=100_000)
     local_epochs: int | None = Field(None, ge=1, description="passes over the site's data per round; default 1")
@@ -66,6 +112,28 @@ class TrainSection(Section):
     jit_compile: bool | None = Field(None, description="steps by XLA; default: small dense models in runs of 20 rounds")
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="share of a site's data it evaluates on")
     seed: int = Field(0, ge=0, lt=2**32)
+    mode: Mode = Field("continue", description="what the run starts from and trains on")
+    since: datetime | None = Field(None, description="examples from then on are new; UTC where no zone is given")
+    replay: ReplaySection | None = None
+    stages: tuple[StageSection, ...] = Field((), description="staged unfreezing, in order")
+
+    @field_validator("since")
+    @classmethod
+    def _in_utc(cls, value: datetime | None) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+    @model_validator(mode="after")
+    def _stages_fill_the_rounds(self) -> "TrainSection":
+        total = sum(stage.rounds for stage in self.stages)
+        if self.stages and "rounds" not in self.model_fields_set:
+            object.__setattr__(self, "rounds", total)  # theirs, and need not be said twice
+        if self.stages and total != self.rounds:
+            raise ValueError(f"stages: expected rounds that sum to train.rounds, {self.rounds}, got {total}")
+        if self.stages and self.mode not in STAGED:
+            raise ValueError(f"stages: expected one of the modes {', '.join(STAGED)}, got {self.mode!r}")
+        return self
 
     @model_validator(mode="after")
     def _one_measure_of_work(self) -> "TrainSection":
@@ -164,8 +232,51 @@ class SimulationSection(Section):
     first: int | None = Field(None, ge=1, description="only so many sites, the first by name; default: all")
 
 
-class Job(Section):
+class TransferSection(Section):
+    """A new head on the model in use, for the mode "transfer"; the server alone looks at it."""
+
+    head: tuple[NamedConfig, ...] | Reference = Field(
+        description='layers such as [{ name = "Dense", units = 10, activation = "softmax" }], in order; or '
+        "module:function, which is given what the head is to stand on and returns its output"
+    )
+    output: str | None = Field(None, description="which output gets a new head, where the model has several")
+    allow_loss: bool = Field(False, description="whether labels that the model in use knows may go")
+
+
+class ExtendSection(Section):
+    """The label space that is wanted, by name, for the mode "extend"; the server alone looks at it."""
+
+    labels: tuple[str, ...] = Field(min_length=2, description="wanted labels, by name, in order")
+    old: tuple[str, ...] | None = Field(None, description="labels of the model in use; default: as its release says")
+    merge: dict[str, tuple[str, ...]] = Field({}, description="by new label: the old ones it replaces")
+    output: str | None = Field(None, description="which output is extended, where the model has several")
+    allow_loss: bool = Field(False, description="whether labels, or differences between them, may go")
+
+
+class EnsembleSection(Section):
+    """Several models in one, for the mode "ensemble"."""
+
+    members: int | None = Field(None, ge=2, description="how many models the ensemble has")
+    change: Literal["weakest", "add"] = "weakest"
+
+
+class OnlineSection(Section):
+    """Small rounds without an end in sight, for the mode "online"."""
+
+    gate_every: int = Field(5, ge=1, description="rounds from one gate to the next")
+    segments: int = Field(4, ge=1, description="how often the gate decides")
+    step_norm: float | None = Field(None, gt=0, description="most that a round may move the model, L2")
+
+
+_TABLES = ("transfer", "extend", "ensemble", "online")
+"""Tables that belong to the mode of the same name."""
+_NEEDED = ("transfer", "extend")
+
+
+class Job(_Grown):
     """A retraining job. Paths are absolute once loaded."""
+
+    quiet = frozenset(_TABLES)
 
     model: ModelSection
     train: TrainSection = TrainSection()
@@ -176,6 +287,20 @@ class Job(Section):
     monitor: MonitorSection | None = None
     contract: ContractSection = ContractSection()
     simulation: SimulationSection | None = None
+    transfer: TransferSection | None = None
+    extend: ExtendSection | None = None
+    ensemble: EnsembleSection | None = None
+    online: OnlineSection | None = None
+
+    @model_validator(mode="after")
+    def _tables_of_the_mode(self) -> "Job":
+        mode = self.train.mode
+        for name in _TABLES:
+            if getattr(self, name) is not None and mode != name:
+                raise ValueError(f"{name}: no such table where train.mode is {mode!r}; set it to {name!r}")
+        if mode in _NEEDED and getattr(self, mode) is None:
+            raise ValueError(f"{mode}: required with train.mode = {mode!r}, but missing")
+        return self
 
     @field_validator("holdout")
     @classmethod

@@ -79,7 +79,7 @@ def _explain_all(error: ValidationError, top: type[Section]) -> list[str]:
     for e in error.errors():
         key, line = _explain(e, top)
         if e["type"] != "too_short" or not any(known.startswith(f"{key}.") for known in lines):
-            lines.setdefault(key, f"{key}: {line}")
+            lines.setdefault(key, f"{key}: {line}" if key else line)
     return list(lines.values())
 
 
