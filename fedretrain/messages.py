@@ -1,12 +1,12 @@
 """What travels between server and site, as values, and their form inside a Flower ``RecordDict``.
 
-Message types (Flower's, with our actions): ``query.prepare``, ``query.base``, ``train``, ``query.release``. Every
-request and every reply has these records::
+Message types (Flower's, with our actions): ``query.prepare``, ``query.base``, ``train``, ``query.release``, and where
+the job asks for them ``query.sum`` and ``query.companion``. Every request and every reply has these records::
 
     "body"     ConfigRecord {"json": canonical JSON of the value below, "format": "fedretrain.message/1"}
     "arrays"   ArrayRecord, numpy serialisation; keys are variable positions (``fedretrain.contract.key``);
-               ``query.release``: uint8 [bytes] by file name
-    "metrics"  MetricRecord, replies to train only: "num-examples" and the site's claims, numbers only
+               ``query.release``: uint8 [bytes] by file name; ``query.sum``: replies as ``fedretrain.sums`` says
+    "metrics"  MetricRecord, replies to train and ``query.sum``: "num-examples" and, of train, the site's claims
 
 An update is a difference, site minus global, in the form of the codec that the run's prepare request names
 (``fedretrain.codecs``); global values travel as they are. Frozen variables are in no message but ``query.base``, which
@@ -15,12 +15,12 @@ decoded by ``server.admission`` alone, never by the helpers here.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from .contract import Contract
 from .digest import canonical_json
@@ -32,10 +32,19 @@ PREPARE = "query.prepare"
 BASE = "query.base"
 TRAIN = "train"
 RELEASE = "query.release"
+SUM = "query.sum"
+COMPANION = "query.companion"
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+    BRIEF: ClassVar[tuple[str, ...]] = ()
+    """Fields that are left out of the JSON where they are empty."""
+
+    @model_serializer(mode="wrap")
+    def _briefly(self, complete: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        value: dict[str, Any] = complete(self)
+        return {name: item for name, item in value.items() if item or name not in self.BRIEF}
 
 
 class PrepareRequest(_Body):
@@ -43,10 +52,11 @@ class PrepareRequest(_Body):
 
     ``architecture`` is the base model's JSON config (``fedretrain.architecture``), ``freeze`` the job's patterns, and
     ``train`` is resolved: optimizer, loss and metrics are all given, and ``codec`` is how updates travel
-    (``fedretrain.codecs``). The site keeps the request under the run's id and looks it up there when it is asked to
-    train.
+    (``fedretrain.codecs``). ``sums`` names the sums the run will ask for (``fedretrain.sums``); no other is answered.
+    The site keeps the request under the run's id and looks it up there when it is asked to train.
     """
 
+    BRIEF: ClassVar[tuple[str, ...]] = ("sums",)
     kind: Literal["prepare"] = "prepare"
     run: str
     contract: Contract
@@ -55,6 +65,7 @@ class PrepareRequest(_Body):
     train: TrainSection
     strategy: NamedConfig
     codec: NamedConfig = NamedConfig(name="float32")
+    sums: tuple[str, ...] = ()
 
 
 class PrepareReply(_Body):
@@ -87,13 +98,18 @@ class BaseReply(_Body):
 
 
 class TrainRequest(_Body):
-    """One round's order. ``globals_digest`` is the weights digest of the arrays that come with it."""
+    """One round's order. ``globals_digest`` is the weights digest of the arrays that come with it.
 
+    ``companions`` has the digest of each companion that training needs, by name; the site holds them already.
+    """
+
+    BRIEF: ClassVar[tuple[str, ...]] = ("companions",)
     kind: Literal["train"] = "train"
     run: str
     round: int
     contract: str
     globals_digest: str
+    companions: dict[str, str] = {}
 
 
 class TrainReply(_Body):
@@ -135,6 +151,52 @@ class ReleaseReply(_Body):
     used: str
 
 
+class SumRequest(_Body):
+    """Asks for a sum over a site's examples at the values that come with it (``fedretrain.sums``).
+
+    ``sum`` names it, with its settings; ``globals_digest`` is the weights digest of the arrays, which are the values of
+    the variables that travel.
+    """
+
+    kind: Literal["sum"] = "sum"
+    run: str
+    sum: NamedConfig
+    contract: str
+    globals_digest: str
+
+
+class SumReply(_Body):
+    """What a site's sum belongs to; ``sum_digest`` is the weights digest of the arrays that come with it.
+
+    "num-examples" in the metrics record is how many examples it stands for.
+    """
+
+    kind: Literal["sum"] = "sum"
+    run: str
+    site: str
+    sum: str
+    contract: str
+    globals_digest: str
+    sum_digest: str
+
+
+class CompanionRequest(_Body):
+    """Brings a companion, once per site and run; kept there by ``companion``, the weights digest of the arrays."""
+
+    kind: Literal["companion"] = "companion"
+    run: str
+    companion: str
+
+
+class CompanionReply(_Body):
+    """The digest of what the site stored."""
+
+    kind: Literal["companion"] = "companion"
+    run: str
+    site: str
+    companion: str
+
+
 class Declined(_Body):
     """A site's refusal: a code and where, never a value."""
 
@@ -146,10 +208,10 @@ class Declined(_Body):
     expected: str = ""
 
 
-Request = PrepareRequest | BaseRequest | TrainRequest | ReleaseRequest
-Reply = PrepareReply | BaseReply | TrainReply | ReleaseReply | Declined
+Request = PrepareRequest | BaseRequest | TrainRequest | ReleaseRequest | SumRequest | CompanionRequest
+Reply = PrepareReply | BaseReply | TrainReply | ReleaseReply | SumReply | CompanionReply | Declined
 RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord, MetricRecord)
-RequestT = TypeVar("RequestT", PrepareRequest, BaseRequest, TrainRequest, ReleaseRequest)
+RequestT = TypeVar("RequestT", PrepareRequest, BaseRequest, TrainRequest, ReleaseRequest, SumRequest, CompanionRequest)
 
 
 def pack(
