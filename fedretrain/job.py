@@ -256,21 +256,24 @@ class ExtendSection(Section):
 class EnsembleSection(Section):
     """Several models in one, for the mode "ensemble"."""
 
-    members: int | None = Field(None, ge=2, description="how many models the ensemble has")
-    change: Literal["weakest", "add"] = "weakest"
+    members: int = Field(3, ge=2, le=16, description="most models in it; a run adds one while there are fewer")
+    change: Literal["weakest", "add"] = Field(
+        "weakest", description="of a full one: the weakest is trained on, or a further one replaces the weakest"
+    )
 
 
 class OnlineSection(Section):
-    """Small rounds without an end in sight, for the mode "online"."""
+    """Small rounds one after the other, for the mode "online": each segment is a run from the model then in use."""
 
     gate_every: int = Field(5, ge=1, description="rounds from one gate to the next")
-    segments: int = Field(4, ge=1, description="how often the gate decides")
-    step_norm: float | None = Field(None, gt=0, description="most that a round may move the model, L2")
+    segments: int = Field(4, ge=1, description="how often the gate decides; not used where train.rounds is given")
+    step_norm: float = Field(gt=0, description="most that a round may move what is trained, L2 over all of it")
+    begun: int | None = Field(None, ge=0, description="rounds before this segment; set where a segment's job is made")
 
 
 _TABLES = ("transfer", "extend", "ensemble", "online")
 """Tables that belong to the mode of the same name."""
-_NEEDED = ("transfer", "extend")
+_NEEDED = ("transfer", "extend", "online")
 
 
 class Job(_Grown):
@@ -300,6 +303,8 @@ class Job(_Grown):
                 raise ValueError(f"{name}: no such table where train.mode is {mode!r}; set it to {name!r}")
         if mode in _NEEDED and getattr(self, mode) is None:
             raise ValueError(f"{mode}: required with train.mode = {mode!r}, but missing")
+        if self.online is not None and "rounds" not in self.train.model_fields_set:
+            object.__setattr__(self.train, "rounds", self.online.gate_every * self.online.segments)
         return self
 
     @field_validator("holdout")
