@@ -95,6 +95,7 @@ path = "data.npz"
 # columns = ["age", "weight"]       # features in the model's order; default: the names in the contract
 # label = "diagnosis"               # a column of label names, or of their positions
 # sample_weight = "weight"          # optional
+# timestamp = "seen"                # optional: when each row was made, as 2026-06-01T12:30:00Z or seconds since 1970
 # delimiter = ","                   # csv only
 # encoding = "utf-8"                # csv only
 

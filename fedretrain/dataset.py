@@ -6,8 +6,10 @@ for. Nothing is unpickled. What passes ``check_dataset`` can go to Keras as ``as
 Arrays of a file, for n examples::
 
     x                 the only input, [n, *shape]; several inputs: one array "x.<input name>" each
-    y                 the only output's labels; several outputs: one array "y.<output name>" each
+    y                 the only output's labels; several outputs: one array "y.<output name>" each, of which a site may
+                      leave some out, not all: it has no labels for those
     sample_weight     optional, float [n], not negative
+    timestamp         optional, when each example was made: seconds since 1970 UTC, float or integer [n], or datetime64
     slice             optional, text [n]: a holdout is judged on each slice as well
     preprocessing     optional, one text: how raw data became these arrays, compared with the contract's
 """
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from .contract import Contract, InputSpec
 from .errors import DataMismatch
-from .labels import check_labels, kind_of, labels_as_array
+from .labels import check_labels, kind_of, labels_as_array, no_labels
 
 Array = NDArray[Any]
 
@@ -37,6 +39,9 @@ class Dataset:
         sample_weight: float32 [n], or None where all rows count the same.
         slices: text [n], or None; only holdouts have them.
         preprocessing: What the file says about how its arrays were made, or None.
+        time: float64 [n], when each example was made, in seconds since 1970 UTC; or None where nobody knows.
+        unlabelled: Outputs without labels here. Once ``as_arrays`` has been asked, their labels are -1 where labels
+            are whole numbers and NaN elsewhere; no loss and no metric is about them.
     """
 
     x: dict[str, Array]
@@ -44,6 +49,8 @@ class Dataset:
     sample_weight: Array | None = None
     slices: Array | None = None
     preprocessing: str | None = None
+    time: Array | None = None
+    unlabelled: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.x.values()))) if self.x else 0
@@ -51,7 +58,7 @@ class Dataset:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        others = (self.sample_weight, self.slices)
+        others = (self.sample_weight, self.slices, self.time)
         return sum(array.nbytes for array in (*self.x.values(), *self.y.values(), *others) if array is not None)
 
     def take(self, indices: Array) -> "Dataset":
@@ -62,38 +69,65 @@ class Dataset:
             y={name: array[indices] for name, array in self.y.items()},
             sample_weight=None if self.sample_weight is None else self.sample_weight[indices],
             slices=None if self.slices is None else self.slices[indices],
+            time=None if self.time is None else self.time[indices],
         )
 
 
-def load_npz(path: Path, contract: Contract) -> Dataset:
+def load_npz(path: Path, contract: Contract, *, partial: bool = False) -> Dataset:
     """Read the arrays the contract names, as they are; ``check_dataset`` has still to be asked.
+
+    Args:
+        path: The file.
+        contract: What the model expects.
+        partial: Whether labels of some outputs, not of all, may be missing, as they may at a site.
 
     Raises:
         DataMismatch: ``data-unreadable`` where the file is no npz, is damaged or holds pickled objects;
             ``data-missing`` where an input or output has no array.
     """
-    return from_arrays(_read(path, {"sample_weight", "slice", "preprocessing", *_keys(contract)}), contract)
+    wanted = {"sample_weight", "slice", "preprocessing", "timestamp", *_keys(contract)}
+    return from_arrays(_read(path, wanted), contract, partial=partial)
 
 
-def from_arrays(arrays: Mapping[str, Array], contract: Contract) -> Dataset:
-    """The arrays of an npz as a dataset, under the names they have in a file.
+def from_arrays(arrays: Mapping[str, Array], contract: Contract, *, partial: bool = False) -> Dataset:
+    """The arrays of an npz as a dataset, under the names they have in a file; ``partial`` as in ``load_npz``.
 
     Raises:
-        DataMismatch: ``data-missing`` where an input or output has no array.
+        DataMismatch: ``data-missing`` where an input or output has no array; ``data-dtype`` for times that are none.
     """
+    labels = {spec.name: _key("y", spec.name, len(contract.outputs)) for spec in contract.outputs}
+    unlabelled = tuple(name for name, key in labels.items() if key not in arrays) if partial else ()
+    if len(unlabelled) == len(labels):
+        unlabelled = ()
     for key in _keys(contract):
-        if key not in arrays:
+        if key not in arrays and key not in {labels[name] for name in unlabelled}:
             raise DataMismatch("data-missing", key, f"an array of this name, one of {_keys(contract)}")
     said = arrays.get("preprocessing")
     if said is not None and (said.shape != () or said.dtype.kind not in "US"):
         raise DataMismatch("data-preprocessing", "preprocessing", "one text")
     return Dataset(
         x={spec.name: arrays[_key("x", spec.name, len(contract.inputs))] for spec in contract.inputs},
-        y={spec.name: arrays[_key("y", spec.name, len(contract.outputs))] for spec in contract.outputs},
+        y={name: arrays[key] for name, key in labels.items() if name not in unlabelled},
         sample_weight=arrays.get("sample_weight"),
         slices=arrays["slice"].astype(str) if "slice" in arrays else None,
         preprocessing=None if said is None else str(said.astype(str)),
+        time=as_times(arrays["timestamp"]) if "timestamp" in arrays else None,
+        unlabelled=unlabelled,
     )
+
+
+def as_times(array: Array) -> Array:
+    """Times as ``Dataset.time`` has them, from numbers or datetime64; NaN for what is not a time.
+
+    Raises:
+        DataMismatch: ``data-dtype`` where the array holds anything else.
+    """
+    if array.dtype.kind == "M" and np.datetime_data(array.dtype)[0] != "generic":
+        seconds = array.astype("datetime64[ns]").astype(np.float64) / 1e9
+        return np.where(np.isnat(array), np.nan, seconds)
+    if array.dtype.kind not in "iuf":
+        raise DataMismatch("data-dtype", "timestamp", f"seconds since 1970, or datetime64, got {kind_of(array)}")
+    return array.astype(np.float64, copy=False)
 
 
 def check_dataset(data: Dataset, contract: Contract) -> None:
@@ -107,7 +141,8 @@ def check_dataset(data: Dataset, contract: Contract) -> None:
     if contract.preprocessing is not None and data.preprocessing != contract.preprocessing:
         raise DataMismatch("data-preprocessing", "preprocessing", repr(contract.preprocessing))
     _check_names(data.x, [spec.name for spec in contract.inputs], "input")
-    _check_names(data.y, [spec.name for spec in contract.outputs], "output")
+    labelled = [spec for spec in contract.outputs if spec.name not in data.unlabelled]
+    _check_names(data.y, [spec.name for spec in labelled or contract.outputs], "output")
     first = contract.inputs[0].name
     if data.x[first].ndim and len(data) == 0:
         raise DataMismatch("data-empty", first, "at least one example")
@@ -115,8 +150,9 @@ def check_dataset(data: Dataset, contract: Contract) -> None:
         _check_input(data.x[spec.name], spec)
         if len(data.x[spec.name]) != len(data):
             raise DataMismatch("data-shape", spec.name, f"as many rows as {first}")
-    for output in contract.outputs:
+    for output in labelled:
         check_labels(data.y[output.name], output, len(data))
+    _check_times(data.time, len(data))
     _check_weights(data.sample_weight, len(data))
     if data.slices is not None and data.slices.shape != (len(data),):
         raise DataMismatch("data-shape", "slice", "one text for each row")
@@ -126,13 +162,18 @@ def as_arrays(data: Dataset, contract: Contract) -> Dataset:
     """Checked data as Keras takes them.
 
     Inputs in the contract's dtype; labels int32 [n, ...] for multiclass and float32 [n, *shape] otherwise; sample
-    weights float32. Arrays that are so already are not copied.
+    weights float32. Arrays that are so already are not copied. Labels that are missing are filled in, see ``Dataset``.
     """
     weights = data.sample_weight
     return dataclasses.replace(
         data,
         x={spec.name: data.x[spec.name].astype(spec.dtype, copy=False) for spec in contract.inputs},
-        y={spec.name: labels_as_array(data.y[spec.name], spec) for spec in contract.outputs},
+        y={
+            spec.name: no_labels(spec, len(data))
+            if spec.name in data.unlabelled
+            else labels_as_array(data.y[spec.name], spec)
+            for spec in contract.outputs
+        },
         sample_weight=None if weights is None else weights.astype(np.float32, copy=False),
     )
 
@@ -226,6 +267,15 @@ def _column(spec: InputSpec, position: int, shape: tuple[int, ...]) -> str:
         index = tuple(int(i) for i in np.unravel_index(position, shape))
     name = f" ({spec.columns[index[-1]]})" if spec.columns and index[-1] < len(spec.columns) else ""
     return f"{spec.name} column {','.join(map(str, index))}{name}"
+
+
+def _check_times(times: Array | None, rows: int) -> None:
+    if times is None:
+        return
+    if times.shape != (rows,):
+        raise DataMismatch("data-shape", "timestamp", "one time for each row")
+    if not np.isfinite(times).all():
+        raise DataMismatch("data-not-finite", "timestamp", "a time for each row")
 
 
 def _check_weights(weights: Array | None, rows: int) -> None:

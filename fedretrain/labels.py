@@ -48,6 +48,17 @@ def labels_as_array(array: Array, spec: OutputSpec) -> Array:
     return array.astype(np.int32 if multiclass else np.float32, copy=False)
 
 
+def no_labels(spec: OutputSpec, rows: int) -> Array:
+    """What stands for labels that a site does not have, in the form of ``labels_as_array``: -1 or NaN, read-only.
+
+    An axis whose length the contract leaves open has length 1.
+    """
+    multiclass = spec.kind == "multiclass"
+    shape = [n or 1 for n in (spec.shape[:-1] if multiclass else spec.shape)]
+    value = np.int32(-1) if multiclass else np.float32(np.nan)
+    return np.broadcast_to(value, (rows, *shape))
+
+
 def kind_of(array: Array) -> str:
     """What an array that holds no numbers holds, in a word; not its dtype, which has the length of the longest text."""
     words = {"U": "text", "S": "bytes", "c": "complex numbers", "M": "dates", "m": "durations", "O": "objects"}

@@ -16,7 +16,8 @@ Format ``fedretrain.sites/1``, a folder of rows ordered by site::
                      "made": {...}}
                     the i-th site has the rows from offsets[i] up to but not including offsets[i + 1];
                     made says how the rows were divided, for a person who wonders
-    x.npy, y.npy    [rows, ...], and what else ``fedretrain.dataset`` knows: x.<input>.npy, sample_weight.npy
+    x.npy, y.npy    [rows, ...], and what else ``fedretrain.dataset`` knows: x.<input>.npy, sample_weight.npy,
+                    timestamp.npy
 """
 
 import functools
@@ -94,13 +95,13 @@ class SiteSource:
                 fewer rows than its index promises.
         """
         if self.start is None or self.stop is None:
-            return load_npz(self.file, contract)
+            return load_npz(self.file, contract, partial=True)
         arrays = {name: array[self.start : self.stop] for name, array in _mapped(self.file).items()}
         if any(len(array) != self.stop - self.start for array in arrays.values()):
             raise _unreadable(self.file, f"arrays of {self.stop} rows or more, as {INDEX} says")
         if self.preprocessing is not None:
             arrays["preprocessing"] = np.array(self.preprocessing)
-        return from_arrays(arrays, contract)
+        return from_arrays(arrays, contract, partial=True)
 
     def to_json(self) -> list[Any]:
         """As JSON can carry it to another process on this machine; the path is absolute."""

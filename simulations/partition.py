@@ -32,6 +32,8 @@ from fedretrain.simsites import write_sites
 Array = NDArray[Any]
 Indices = NDArray[np.intp]
 
+_BY_ROW = frozenset({"sample_weight", "timestamp"})  # arrays beside those of inputs and outputs
+
 
 class Kind(StrEnum):
     """How rows are divided; see the module docstring."""
@@ -193,7 +195,7 @@ def _read(data: Path, by: str) -> tuple[dict[str, Array], str | None, Indices | 
     """The arrays by row, what they say about preprocessing, and each row's label as a whole number from 0 on."""
     try:
         with np.load(data, allow_pickle=False) as file:
-            known = {"sample_weight", "preprocessing", by}
+            known = {*_BY_ROW, "preprocessing", by}
             wanted = [key for key in file.files if key in known or key.partition(".")[0] in {"x", "y"}]
             found = {key: file[key] for key in wanted}
             there = ", ".join(file.files)
@@ -203,8 +205,8 @@ def _read(data: Path, by: str) -> tuple[dict[str, Array], str | None, Indices | 
         raise ConfigurationError(f"{data}: expected an undamaged npz file of plain arrays") from error
     said = found.pop("preprocessing", None)
     labels = _labels(found.get(by))
-    arrays = {key: array for key, array in found.items() if key == "sample_weight" or key.partition(".")[0] in "xy"}
-    if {key.partition(".")[0] for key in arrays} - {"sample_weight"} != {"x", "y"}:
+    arrays = {key: array for key, array in found.items() if key in _BY_ROW or key.partition(".")[0] in "xy"}
+    if {key.partition(".")[0] for key in arrays} - _BY_ROW != {"x", "y"}:
         raise ConfigurationError(f"{data}: expected arrays x and y, got {there}; see `fedretrain.dataset` for names")
     lengths = {key: len(array) if array.ndim else 0 for key, array in arrays.items()}
     if len(set(lengths.values())) != 1 or (labels is not None and len(labels) not in lengths.values()):

@@ -47,4 +47,4 @@ def _result(result: Any, contract: Contract) -> Dataset:
         return result
     if not isinstance(result, Mapping):
         raise DataMismatch("data-unreadable", _WHERE, "a table of arrays: x, y or x.<input>, y.<output>")
-    return from_arrays({str(key): np.asarray(value) for key, value in result.items()}, contract)
+    return from_arrays({str(key): np.asarray(value) for key, value in result.items()}, contract, partial=True)

@@ -11,5 +11,5 @@ from .section import NpzData
 
 def read(section: NpzData, folder: Path, contract: Contract) -> Dataset:
     """The examples; what site.toml says of the preprocessing goes before what the file says. Raises DataMismatch."""
-    data = load_npz(folder / section.path, contract)
+    data = load_npz(folder / section.path, contract, partial=True)
     return data if section.preprocessing is None else replace(data, preprocessing=section.preprocessing)

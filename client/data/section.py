@@ -1,9 +1,11 @@
 """The ``[data]`` tables of ``site.toml``, one model per format; each format's module reads by it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fedretrain.errors import DataMismatch
 from fedretrain.job import Reference
 from fedretrain.tomlfile import Section
 
@@ -33,6 +35,7 @@ class TableData(DataSection):
     columns: Names | dict[str, Names] | None = Field(None, description="features in order; default: the contract's")
     label: str | Names | dict[str, str | Names] = Field(description="column of the labels, or several")
     sample_weight: str | None = Field(None, description="column of the rows' weights")
+    timestamp: str | None = Field(None, description="column of when each row was made: ISO 8601, or seconds since 1970")
 
 
 class CsvData(TableData):
@@ -74,6 +77,7 @@ class TFRecordData(DataSection):
     input: str | dict[str, str] = Field(description="name of the feature that is the model's input")
     label: str | dict[str, str] = Field(description="name of the feature that is the label")
     sample_weight: str | None = Field(None, description="name of the feature that is the weight")
+    timestamp: str | None = Field(None, description="name of the feature that is the time, in seconds since 1970")
     compression: Literal["", "GZIP", "ZLIB"] = ""
 
 
@@ -83,6 +87,21 @@ class FunctionData(DataSection):
     format: Literal["function"]
     function: Reference
     path: str | None = Field(None, description="folder it is imported from; default: what is installed")
+
+
+def labelled(said: object, outputs: list[str], what: str) -> list[str]:
+    """The outputs a site has labels for, by what it says under ``label``: where that is a table, those it names.
+
+    Raises:
+        DataMismatch: ``data-missing`` where the table names none of them, or leaves one out and names one that the
+            model does not have; ``what`` says what was expected.
+    """
+    if not isinstance(said, Mapping):
+        return outputs
+    found = [name for name in outputs if name in said]
+    if not found or (len(found) < len(outputs) and set(said) - set(outputs)):
+        raise DataMismatch("data-missing", next(name for name in outputs if name not in said), what)
+    return found
 
 
 FORMATS: dict[str, type[DataSection]] = {

@@ -15,7 +15,8 @@ from fedretrain.dataset import Dataset
 from fedretrain.errors import DataMismatch
 
 from .labels import as_labels, by_position, positions
-from .section import TableData
+from .section import TableData, labelled
+from .times import seconds
 
 Array = NDArray[Any]
 Column = Sequence[Any] | Array
@@ -37,14 +38,21 @@ class Table:
     def __init__(self, section: TableData, contract: Contract) -> None:
         self._contract = contract
         self._inputs = {spec.name: _feature_columns(section, spec, contract) for spec in contract.inputs}
-        self._outputs = {spec.name: _label_columns(section, spec, contract) for spec in contract.outputs}
+        self._outputs = _label_columns(section, contract)
         self._weight = section.sample_weight
+        self._time = section.timestamp
         self._preprocessing = section.preprocessing
+
+    @property
+    def _labelled(self) -> list[OutputSpec]:
+        """The outputs there are labels for."""
+        return [output for output in self._contract.outputs if output.name in self._outputs]
 
     @property
     def columns(self) -> list[str]:
         """Every column that is needed, once."""
-        groups = [*self._inputs.values(), *self._outputs.values(), (self._weight,) if self._weight else ()]
+        others = tuple(column for column in (self._weight, self._time) if column)
+        groups = [*self._inputs.values(), *self._outputs.values(), others]
         return list(dict.fromkeys(column for group in groups for column in group))
 
     def check_names(self, found: Sequence[str]) -> None:
@@ -59,19 +67,23 @@ class Table:
         for chunk in chunks:
             for spec in self._contract.inputs:
                 parts.setdefault(("x", spec.name), []).append(_features(chunk, self._inputs[spec.name], spec))
-            for output in self._contract.outputs:
+            for output in self._labelled:
                 parts.setdefault(("y", output.name), []).append(_labels(chunk, self._outputs[output.name], output))
             if self._weight:
                 weights = _numbers(chunk[self._weight], self._weight).astype(np.float32)
                 parts.setdefault(("w", ""), []).append(weights)
+            if self._time:
+                parts.setdefault(("t", ""), []).append(seconds(chunk[self._time], self._time))
         if not parts:
             raise DataMismatch("data-empty", self._contract.inputs[0].name, "at least one example")
         whole = {key: np.concatenate(parts.pop(key)) for key in list(parts)}
         return Dataset(
             x={spec.name: _shaped(whole["x", spec.name], spec) for spec in self._contract.inputs},
-            y={output.name: whole["y", output.name] for output in self._contract.outputs},
+            y={output.name: whole["y", output.name] for output in self._labelled},
             sample_weight=whole.get(("w", "")),
             preprocessing=self._preprocessing,
+            time=whole.get(("t", "")),
+            unlabelled=tuple(output.name for output in self._contract.outputs if output.name not in self._outputs),
         )
 
 
@@ -86,11 +98,17 @@ def _feature_columns(section: TableData, spec: InputSpec, contract: Contract) ->
     return chosen
 
 
-def _label_columns(section: TableData, spec: OutputSpec, contract: Contract) -> tuple[str, ...]:
-    chosen = _said_of(section.label, spec.name, len(contract.outputs))
-    if chosen is None:
-        raise DataMismatch("data-missing", spec.name, "its column in [data.label] of site.toml")
-    return (chosen,) if isinstance(chosen, str) else tuple(chosen)
+def _label_columns(section: TableData, contract: Contract) -> dict[str, tuple[str, ...]]:
+    """By output; where there are several, one that site.toml does not name has no labels here."""
+    names = [spec.name for spec in contract.outputs]
+    wanted = "its column in [data.label] of site.toml"
+    found: dict[str, tuple[str, ...]] = {}
+    for name in labelled(section.label, names, wanted):
+        chosen = _said_of(section.label, name, len(names))
+        if chosen is None:
+            raise DataMismatch("data-missing", name, wanted)
+        found[name] = (chosen,) if isinstance(chosen, str) else tuple(chosen)
+    return found
 
 
 def _said_of(said: SaidT | Mapping[str, SaidT] | None, name: str, count: int) -> SaidT | None:

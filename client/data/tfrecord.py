@@ -13,7 +13,8 @@ from fedretrain.errors import DataMismatch
 
 from .files import matching, readable
 from .labels import as_labels, by_position, positions
-from .section import Feature, TFRecordData
+from .section import Feature, TFRecordData, labelled
+from .times import seconds
 
 Array = NDArray[Any]
 
@@ -23,9 +24,11 @@ _EXAMPLES = 1024  # of a batch
 def read(section: TFRecordData, folder: Path, contract: Contract) -> Dataset:
     """The examples; raises DataMismatch."""
     inputs = _names(section.input, [spec.name for spec in contract.inputs], "input")
-    outputs = _names(section.label, [spec.name for spec in contract.outputs], "label")
-    weight = section.sample_weight
-    wanted = {*inputs.values(), *outputs.values(), *([weight] if weight else [])}
+    place = "its feature in [data.label] of site.toml"
+    with_labels = labelled(section.label, [spec.name for spec in contract.outputs], place)
+    outputs = _names(section.label, with_labels, "label")
+    weight, time = section.sample_weight, section.timestamp
+    wanted = {*inputs.values(), *outputs.values(), *filter(None, (weight, time))}
     for name in sorted(wanted):
         if name not in section.features:
             raise DataMismatch("data-missing", name, "this feature described in [data.features] of site.toml")
@@ -36,12 +39,16 @@ def read(section: TFRecordData, folder: Path, contract: Contract) -> Dataset:
         raise DataMismatch("data-empty", contract.inputs[0].name, "at least one example")
     y = {}
     for output in contract.outputs:
+        if output.name not in outputs:
+            continue
         values = arrays[outputs[output.name]]
         one_each = values.ndim == 1 and by_position(output)
         y[output.name] = as_labels(positions(values, output), output) if one_each else values
     x = {name: arrays[feature] for name, feature in inputs.items()}
     weights = arrays[weight] if weight else None
-    return Dataset(x, y, sample_weight=weights, preprocessing=section.preprocessing)
+    times = seconds(arrays[time], time) if time else None
+    without = tuple(spec.name for spec in contract.outputs if spec.name not in outputs)
+    return Dataset(x, y, weights, preprocessing=section.preprocessing, time=times, unlabelled=without)
 
 
 def _names(said: str | Mapping[str, str], names: list[str], key: str) -> dict[str, str]:

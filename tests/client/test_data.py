@@ -132,6 +132,34 @@ def test_several_inputs_and_outputs_have_columns_by_name(tmp_path: Path) -> None
     assert data.y["size"].tolist() == [[2.5], [3]]
 
 
+def test_times_are_read_as_people_write_them(tmp_path: Path) -> None:
+    """ISO 8601 with and without a zone, dates, and seconds; what is no time is refused without the value."""
+    moments = ["2026-06-01T12:00:00+02:00", "2026-06-01 10:00", "2026-06-01", "1780308000"]
+    write_csv(tmp_path / "a.csv", {**table(slice(0, 4)), "seen": moments})
+    text = 'format = "csv"\npath = "a.csv"\nlabel = "y"\ntimestamp = "seen"'
+    data = read(tmp_path, text)
+    assert data.time is not None
+    assert data.time.tolist() == [1780308000, 1780308000, 1780272000, 1780308000]
+    write_csv(tmp_path / "a.csv", {**table(slice(0, 4)), "seen": [*moments[:3], AURELIA]})
+    with pytest.raises(DataMismatch) as caught:
+        read(tmp_path, text)
+    assert caught.value.where == "seen"
+    assert AURELIA not in str(caught.value)
+
+
+def test_a_table_may_lack_labels_of_an_output(tmp_path: Path) -> None:
+    """Where site.toml names the others; a name that is no output's is a slip and refused."""
+    write_csv(tmp_path / "a.csv", table(slice(0, 4)))
+    two = (*output("multiclass", ("no", "yes")), OutputSpec(name="z", shape=(1,), kind="regression", loss="-"))
+    text = 'format = "csv"\npath = "a.csv"\n[data.label]\ny = "y"'
+    data = read(tmp_path, text, contract(outputs=two))
+    assert data.unlabelled == ("z",)
+    assert np.isnan(data.y["z"]).all()
+    with pytest.raises(DataMismatch) as caught:
+        read(tmp_path, text + '\nzz = "id"', contract(outputs=two))
+    assert (caught.value.code, caught.value.where) == ("data-missing", "z")
+
+
 MEANINGS = [
     (("no", "yes"), ["no", "yes", " no "], [0, 1, 0]),
     (("no", "yes"), [0, "1", "1.0"], [0, 1, 1]),

@@ -203,6 +203,53 @@ def test_take_picks_rows_of_everything() -> None:
     assert len(data) == 2
 
 
+@pytest.mark.parametrize(
+    ("times", "seconds"),
+    [
+        (np.array([0, 86_400]), [0, 86_400]),
+        (np.array(["1970-01-02", "1970-01-01T00:00:01"], "datetime64[s]"), [86_400, 1]),
+        (np.array([0.5, 1e9]), [0.5, 1e9]),
+        (np.array(["now", "then"]), "data-dtype"),
+        (np.array([1, np.nan]), "data-not-finite"),
+        (np.array(["1970-01-02", "NaT"], "datetime64[s]"), "data-not-finite"),
+        (np.array([1.0]), "data-shape"),
+    ],
+)
+def test_times_are_seconds_since_1970(tmp_path: Path, times: np.ndarray, seconds: list[float] | str) -> None:
+    """From whole or real numbers and datetime64; anything else, and a row without a time, is refused."""
+    file = write(tmp_path / "a.npz", x=np.ones((2, 4)), y=np.zeros(2, int), timestamp=times)
+    if isinstance(seconds, str):
+        with pytest.raises(DataMismatch) as caught:
+            check_dataset(load_npz(file, contract()), contract())
+        assert (caught.value.code, caught.value.where) == (seconds, "timestamp")
+        return
+    data = load_npz(file, contract())
+    check_dataset(data, contract())
+    assert data.time is not None
+    assert (data.time.dtype, data.time.tolist()) == (np.float64, seconds)
+    assert data.take(np.array([1])).time.tolist() == seconds[1:]  # type: ignore[union-attr]
+
+
+def test_a_site_may_lack_the_labels_of_some_outputs(tmp_path: Path) -> None:
+    """They are -1 or NaN in the shape of labels; a holdout, and data without any labels, may not."""
+    value = OutputSpec(name="value", shape=(1,), kind="regression", loss="")
+    wants = contract(outputs=(CLASSES, value))
+    for output, missing in (("out", "value"), ("value", "out")):
+        file = write(tmp_path / f"{output}.npz", x=np.ones((2, 4)), **{f"y.{output}": np.ones(2)})
+        with pytest.raises(DataMismatch):
+            load_npz(file, wants)
+        data = load_npz(file, wants, partial=True)
+        check_dataset(data, wants)
+        data = as_arrays(data, wants)
+        assert data.unlabelled == data.take(np.array([0])).unlabelled == (missing,)
+        assert data.y[output].ravel().tolist() == [1, 1]
+        filled = data.y[missing]
+        assert (filled == -1).all() if missing == "out" else np.isnan(filled).all()
+        assert (filled.shape, filled.dtype) == (((2,), np.int32) if missing == "out" else ((2, 1), np.float32))
+    with pytest.raises(DataMismatch):
+        load_npz(write(tmp_path / "x.npz", x=np.ones((2, 4))), wants, partial=True)
+
+
 def test_files_that_are_no_npz_are_unreadable(tmp_path: Path) -> None:
     """Missing, empty, text, a single npy, truncated, a flipped byte, and arrays that need pickle."""
     good = write(tmp_path / "good.npz", x=np.zeros((50, 4)), y=np.zeros(50, int)).read_bytes()

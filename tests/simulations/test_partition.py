@@ -83,7 +83,9 @@ def test_the_order_of_names_is_that_of_numbers() -> None:
 def test_the_command_writes_what_a_job_can_name(tmp_path: Path) -> None:
     """Arrays by site, weights along with them, nothing else of the file; the answer says how uneven it is."""
     arrays = {"x.a": np.arange(60.0).reshape(60, 1), "x.b": np.arange(60), "y": LABELS[::100], "slice": LABELS[::100]}
-    np.savez(tmp_path / "all.npz", **arrays, sample_weight=np.arange(60.0), preprocessing="none")
+    np.savez(
+        tmp_path / "all.npz", **arrays, sample_weight=np.arange(60.0), timestamp=np.arange(60) + 7, preprocessing="none"
+    )
     options = ["--sites", "6", "--scheme", "shards", "--by", "slice", "--out", str(tmp_path / "parts"), "--json"]
     done = CliRunner().invoke(app, [str(tmp_path / "all.npz"), *options])
     assert done.exit_code == 0, done.output
@@ -93,12 +95,16 @@ def test_the_command_writes_what_a_job_can_name(tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "parts").iterdir()) == [
         "sample_weight.npy",
         "sites.json",
+        "timestamp.npy",
         "x.a.npy",
         "x.b.npy",
         "y.npy",
     ]
-    written = {name: np.load(tmp_path / "parts" / f"{name}.npy") for name in ("x.a", "x.b", "sample_weight")}
+    written = {
+        name: np.load(tmp_path / "parts" / f"{name}.npy") for name in ("x.a", "x.b", "sample_weight", "timestamp")
+    }
     np.testing.assert_array_equal(written["x.a"][:, 0], written["x.b"])
+    np.testing.assert_array_equal(written["timestamp"], written["x.b"] + 7)
     np.testing.assert_array_equal(np.sort(written["sample_weight"]), np.arange(60))
 
 
