@@ -32,23 +32,11 @@ from pydantic import BaseModel, ConfigDict
 from fedretrain.contract import VariableSpec
 from fedretrain.errors import RunFailed
 
+from .objective import LocalObjective
+
 Arrays = list[NDArray[Any]]
 State = Any
 _CHUNK = 1 << 16  # values
-
-
-@runtime_checkable
-class LocalObjective(Protocol):
-    """What a site adds to its loss. Implementations are frozen dataclasses: equal settings, equal value, hashable."""
-
-    def penalty(self, variables: Sequence[Any], anchors: Sequence[Any]) -> Any | None:
-        """A scalar tensor to add to the loss of one batch, or None to add nothing.
-
-        Args:
-            variables: The trainable Keras variables, as they are.
-            anchors: The same variables' values as received from the server, tensors or arrays of the same shapes.
-        """
-        ...
 
 
 @runtime_checkable
@@ -172,14 +160,6 @@ class Strategy:
     local: LocalObjective
     aggregation: Streaming | CoordinateWise
     server: ServerOptimizer
-
-
-@dataclass(frozen=True)
-class Plain:
-    """The site minimises its loss as it is (the local objective of everything but FedProx)."""
-
-    def penalty(self, variables: Sequence[Any], anchors: Sequence[Any]) -> None:
-        """Nothing to add."""
 
 
 class Settings(BaseModel, ABC):

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from .adaptive import Adaptive, AdaptiveSettings
-from .base import Plain, Strategy
+from .base import Strategy
+from .objective import Plain
 from .weighted_mean import WeightedMean
 
 

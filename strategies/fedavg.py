@@ -16,7 +16,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from .base import Plain, Settings, Strategy
+from .base import Settings, Strategy
+from .objective import Plain
 from .server_optimizer import gradient_descent
 from .weighted_mean import WeightedMean
 

@@ -31,10 +31,10 @@ from fedretrain.errors import ConfigurationError, FedretrainError, RunFailed
 from fedretrain.job import NamedConfig
 
 from . import flower_state
-from .base import LocalObjective
-from .fedprox import Proximal
+from .fedprox import own_mu
 from .flower_class import instantiate
 from .flower_grid import PreparedNodes
+from .objective import LocalObjective
 
 EXAMPLES = "num-examples"
 
@@ -75,6 +75,7 @@ class FlowerStrategy:
         self.local = local
         self.seed = seed
         self.foreign: Foreign = instantiate(config)
+        self._mu = own_mu(config)  # what the sites train with on the strategy's account
         self._fresh = dict(vars(self.foreign))
         weighted_by = getattr(self.foreign, "weighted_by_key", EXAMPLES)
         if weighted_by != EXAMPLES:
@@ -158,7 +159,7 @@ class FlowerStrategy:
                     "use one that needs no more than proximal-mu"
                 )
             sent = record.get("proximal-mu", 0.0)
-            trained = self.local.mu if isinstance(self.local, Proximal) else 0.0
+            trained = self._mu
             if sent != trained:
                 raise ConfigurationError(
                     f"strategy.proximal_mu: expected {sent!r}, which {self.name} sends to sites; got {trained!r}"

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Iterable
 
 from flwr.serverapp.strategy import Strategy
 
@@ -9,21 +10,24 @@ from fedretrain.allowlist import import_named
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import NamedConfig
 
+from .composition import own_settings
+
 
 def instantiate(config: NamedConfig) -> Strategy:
-    """The named class with ``config.settings`` as arguments. Imports the module: for the server alone.
+    """The named class with its own settings as arguments, objectives apart. Imports the module: for the server alone.
 
     Raises:
         ConfigurationError: No such module or class, no subclass of Flower's Strategy, or arguments it refuses.
     """
     cls = _find(config.name)
-    _check_arguments(cls, config)
+    settings = own_settings(config)
+    _check_arguments(cls, config.name, settings)
     try:
-        instance: Strategy = cls(**config.settings)
+        instance: Strategy = cls(**settings)
     except Exception as error:
         reason = " ".join(str(error).split()) or "no reason given"
         raise ConfigurationError(
-            f"strategy: {config.name} refuses its settings {config.settings}: {type(error).__name__}: {reason}"
+            f"strategy: {config.name} refuses its settings {settings}: {type(error).__name__}: {reason}"
         ) from error
     return instance
 
@@ -44,15 +48,15 @@ def _find(name: str) -> type[Strategy]:
     return found[class_name]
 
 
-def _check_arguments(cls: type[Strategy], config: NamedConfig) -> None:
+def _check_arguments(cls: type[Strategy], name: str, settings: Iterable[str]) -> None:
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))
-        raise ConfigurationError(f"strategy.name: expected a complete strategy, got {config.name} without {missing}")
+        raise ConfigurationError(f"strategy.name: expected a complete strategy, got {name} without {missing}")
     parameters = inspect.signature(cls).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
-    for key in config.settings:
+    for key in settings:
         if key not in parameters:
             near = difflib.get_close_matches(key, sorted(parameters), n=1, cutoff=0.0)
             hint = f"did you mean '{near[0]}'? Valid here: {', '.join(parameters)}" if near else "it has none"
-            raise ConfigurationError(f"strategy.{key}: unknown argument of {config.name}; {hint}")
+            raise ConfigurationError(f"strategy.{key}: unknown argument of {name}; {hint}")

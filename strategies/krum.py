@@ -30,8 +30,9 @@ from pydantic import Field
 from fedretrain.errors import RejectedUpdate, RunFailed
 
 from . import kernels
-from .base import Plain, Strategy
+from .base import Strategy
 from .coordinates import SpooledSettings, blocks, mean_of, rounded
+from .objective import Plain
 from .server_optimizer import Sum
 
 

@@ -16,8 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import Plain, Strategy
+from .base import Strategy
 from .coordinates import Sorted, SpooledSettings, reduce_sorted
+from .objective import Plain
 from .server_optimizer import Sum
 
 

@@ -1,26 +1,30 @@
-"""From ``[strategy]`` in the job to the algorithm itself.
+"""From ``[strategy]`` in the job to the algorithm itself, with the objectives that stand beside it.
 
 ``make`` is for the server. A site calls ``local_objective`` alone: it imports nothing a request names, so that a server
 cannot make a site load a module.
 """
 
+import dataclasses
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import NamedConfig
 
-from .base import LocalObjective, Plain, Settings, Strategy
+from .base import Settings, Strategy
+from .composition import KEY, check_mode, check_pairs, objective_configs, own_settings
 from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
 from .fedavg import FedAvg
 from .fedavgm import FedAvgM
-from .fedprox import FedProx, Proximal
+from .fedprox import FedProx, ProximalSettings, own_mu, proximal
 from .fedyogi import FedYogi
 from .krum import Krum
+from .l2sp import L2SP
 from .median import Median
+from .objective import LocalObjective, ObjectiveSettings, composed
 from .trimmed_mean import TrimmedMeanSettings
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 BUILT_IN: dict[str, type[Settings]] = {
     c.name: c for c in (FedAvg, FedProx, FedAvgM, FedAdagrad, FedAdam, FedYogi, Krum, Median, TrimmedMeanSettings)
 }
+OBJECTIVES: dict[str, type[ObjectiveSettings]] = {c.name: c for c in (ProximalSettings, L2SP)}
 
 
 def make(config: NamedConfig, seed: int = 0) -> "Strategy | FlowerStrategy":
@@ -37,29 +42,50 @@ def make(config: NamedConfig, seed: int = 0) -> "Strategy | FlowerStrategy":
     ``seed`` is the job's, for a Flower strategy that samples sites.
 
     Raises:
-        ConfigurationError: Unknown name or setting, or a setting of the wrong type or outside its range.
+        ConfigurationError: Unknown name or setting, a setting of the wrong type or outside its range, or objectives
+            that cannot stand together.
     """
+    local = local_objective(config)
     if ":" not in config.name:
-        return _built_in(config)
+        return dataclasses.replace(_built_in(config), local=local)
     from .flower import FlowerStrategy
 
-    return FlowerStrategy(config, local_objective(config), seed)
+    return FlowerStrategy(config, local, seed)
 
 
 def local_objective(config: NamedConfig) -> LocalObjective:
-    """What a site minimises under a job's strategy. Imports no module that ``config`` names.
+    """What a site minimises under a job's strategy and objectives. Imports no module that ``config`` names.
 
     A strategy written for Flower trains plainly, or with FedProx' proximal term where ``proximal_mu`` is set.
 
     Raises:
         ConfigurationError: As ``make``, for what concerns the site.
     """
-    if ":" not in config.name:
-        return _built_in(config).local
-    mu = config.settings.get("proximal_mu", 0.0)
-    if isinstance(mu, bool) or not isinstance(mu, int | float) or not 0 <= mu < float("inf"):
-        raise ConfigurationError(f"strategy.proximal_mu: expected a number of at least 0, got {mu!r}")
-    return Proximal(float(mu)) if mu else Plain()
+    own = _built_in(config).local if ":" not in config.name else proximal(own_mu(config))
+    objectives = objective_settings(config)
+    check_pairs([config.name, *(objective.name for objective in objectives)])
+    return composed([own, *(objective.build() for objective in objectives)])
+
+
+def objective_settings(config: NamedConfig) -> tuple[ObjectiveSettings, ...]:
+    """The objectives that ``[strategy]`` names, in order; raises ConfigurationError for what is wrong with one."""
+    found = []
+    for position, one in enumerate(objective_configs(config)):
+        where = f"strategy.{KEY}[{position}]"
+        if one.name not in OBJECTIVES:
+            near = difflib.get_close_matches(one.name, sorted(OBJECTIVES), n=1, cutoff=0.0)
+            raise ConfigurationError(
+                f"{where}: unknown objective '{one.name}'; did you mean '{near[0]}'? "
+                f"Valid here: {', '.join(OBJECTIVES)}"
+            )
+        found.append(_checked(OBJECTIVES[one.name], one.settings, where))
+    return tuple(found)
+
+
+def check_objectives(config: NamedConfig, mode: str) -> None:
+    """Refuse objectives that cannot stand together or have no meaning in a mode; raises ConfigurationError."""
+    local_objective(config)
+    check_mode([config.name, *(one.name for one in objective_configs(config))], mode)
 
 
 def _built_in(config: NamedConfig) -> Strategy:
@@ -69,19 +95,28 @@ def _built_in(config: NamedConfig) -> Strategy:
             f"strategy.name: unknown strategy '{config.name}'; did you mean '{near[0]}'? "
             f"Valid here: {', '.join(BUILT_IN)}, or module:Class for a Flower strategy of your own"
         )
+    settings: Settings = _checked(BUILT_IN[config.name], own_settings(config), "strategy")
+    return settings.build()
+
+
+def _checked(kind: Any, settings: dict[str, Any], where: str) -> Any:
+    """An instance of ``kind``; raises ConfigurationError with a line for each mistake."""
     try:
-        return BUILT_IN[config.name](**config.settings).build()
+        return kind(**settings)
     except ValidationError as error:
-        lines = [_explain(BUILT_IN[config.name], e) for e in error.errors()]
+        lines = [_explain(kind, one, where) for one in error.errors()]
         raise ConfigurationError("\n".join(lines)) from None
 
 
-def _explain(settings: type[Settings], error: Any) -> str:
+def _explain(settings: type[BaseModel], error: Any, where: str) -> str:
     """One line for one pydantic error: key, expected, got, nearest valid key."""
-    key, known = str(error["loc"][0]), settings.model_fields
+    known = settings.model_fields
+    if not error["loc"]:
+        return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+    key = str(error["loc"][0])
     if key not in known:
         near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.0)
         hint = f"did you mean '{near[0]}'? Valid here: {', '.join(known)}" if near else "it has none"
-        return f"strategy.{key}: unknown setting of {settings.name}; {hint}"
+        return f"{where}.{key}: unknown setting of {settings.name}; {hint}"  # type: ignore[attr-defined]
     expected = "a number" if error["type"] == "float_type" else error["msg"].removeprefix("Input should be ")
-    return f"strategy.{key}: expected {expected} ({known[key].description}), got {error['input']!r}"
+    return f"{where}.{key}: expected {expected} ({known[key].description}), got {error['input']!r}"

@@ -20,8 +20,9 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 from pydantic import Field
 
-from .base import Plain, Strategy
+from .base import Strategy
 from .coordinates import SpooledSettings, mean_of, reduce_sorted
+from .objective import Plain
 from .server_optimizer import Sum
 
 

@@ -8,8 +8,8 @@ For updates v_i with integer weights w_i (McMahan et al. 2017: the examples of s
 
 Overflow is impossible: |v_i| ≤ 2^b is checked, so |sum| ≤ 2^b · W · 2^s + n/2 < 2^62 + n/2 for n updates.
 
-Bound: b = 20 for ``train`` variables and auxiliaries (|v| ≤ 1,048,576) and b = 32 for ``average`` ones (|v| ≤ 4.29·10^9), whose
-variances grow with the square of raw inputs. An update beyond it is rejected with code ``norm``.
+Bound: b = 20 for ``train`` variables and auxiliaries (|v| ≤ 1,048,576) and b = 32 for ``average`` variables
+(|v| ≤ 4.29·10^9), whose variances grow with the square of raw inputs. An update beyond it is rejected, code ``norm``.
 
 Resolution: rounding to integers moves the mean by at most n · 2^(-s-1) / Σ w_i. Where everyone who was asked replies,
 that is at most n · 2^(b-62): 2.3·10^-13 per site for ``train``, 9.3·10^-10 for ``average``; it grows by W / Σ w_i where

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from strategies.fedprox import Proximal
+from strategies.objective import Batch, Plain
 
 from .rounds import built
+
+NO_BATCH = Batch([], [], [])
 
 
 def test_penalty_and_gradient_by_hand() -> None:
@@ -18,7 +21,7 @@ def test_penalty_and_gradient_by_hand() -> None:
 
     variables = [keras.Variable(np.float32([1, 2])), keras.Variable(np.float32(3))]
     with tf.GradientTape() as tape:
-        penalty = Proximal(0.5).penalty(variables, [np.float32([0, 0]), np.float32(1)])
+        penalty = Proximal(0.5).penalty(variables, {"received": [np.float32([0, 0]), np.float32(1)]}, NO_BATCH)
     gradients = tape.gradient(penalty, [v.value for v in variables])
     assert float(penalty) == 2.25
     np.testing.assert_array_equal(gradients[0], [0.5, 1])
@@ -36,7 +39,7 @@ def test_two_local_steps_by_hand() -> None:
     x, anchor, local = keras.Variable(np.float32([1])), np.float32([1]), built("fedprox", mu=1.0).local
     for _ in range(2):
         with tf.GradientTape() as tape:
-            loss = keras.ops.sum(keras.ops.square(x)) + local.penalty([x], [anchor])
+            loss = keras.ops.sum(keras.ops.square(x)) + local.penalty([x], {"received": [anchor]}, NO_BATCH)
         x.assign_sub(0.1 * tape.gradient(loss, x.value))
     assert float(x[0]) == pytest.approx(0.66, rel=1e-6)
 
@@ -46,10 +49,10 @@ def test_mixed_dtypes_give_one_float32_scalar() -> None:
     import keras
 
     variables = [keras.Variable(np.ones(2), dtype=d) for d in ("float16", "float64")]
-    penalty = Proximal(2.0).penalty(variables, [np.zeros(2, np.float16), np.zeros(2)])
+    penalty = Proximal(2.0).penalty(variables, {"received": [np.zeros(2, np.float16), np.zeros(2)]}, NO_BATCH)
     assert (penalty.dtype.name, penalty.shape.rank, float(penalty)) == ("float32", 0, 4.0)
 
 
 def test_mu_zero_adds_nothing() -> None:
     """μ = 0 is FedAvg: there is no term to compute."""
-    assert built("fedprox", mu=0.0).local.penalty([np.float32([1])], [np.float32([0])]) is None
+    assert built("fedprox", mu=0.0).local == Plain()

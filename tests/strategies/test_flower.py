@@ -11,9 +11,10 @@ from flwr.app import Array, ArrayRecord
 from fedretrain.errors import ConfigurationError, RunFailed
 from fedretrain.job import NamedConfig
 from strategies import make
-from strategies.base import Arrays, Plain
+from strategies.base import Arrays
 from strategies.fedprox import Proximal
 from strategies.flower import FlowerReply, FlowerStrategy
+from strategies.objective import Plain
 
 from . import foreign
 from .rounds import aggregate, bits, built
@@ -85,7 +86,7 @@ def test_fedprox_trains_sites_with_its_mu() -> None:
 def test_a_mu_the_sites_do_not_know_is_refused() -> None:
     """A strategy that sends another weight than the job says would train something else than it believes."""
     strategy = named(f"{FLWR}:FedProx", proximal_mu=0.5)
-    strategy.local = Plain()
+    strategy._mu = 0.0
     with pytest.raises(ConfigurationError, match=r"strategy\.proximal_mu: expected 0\.5"):
         ask(strategy)
 

@@ -9,8 +9,8 @@ import pytest
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import NamedConfig
 from strategies import local_objective, make
-from strategies.base import Plain
 from strategies.fedprox import Proximal
+from strategies.objective import Plain
 from strategies.registry import BUILT_IN
 
 from .rounds import built

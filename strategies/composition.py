@@ -1,0 +1,83 @@
+"""Which local objectives may stand together, with which strategy and in which mode; the others are refused by name.
+
+What is in neither table composes: penalties add up, changed inputs go from one objective to the next, and so do
+gradients (``strategies.objective.Composed``). To refuse a combination, add a line with its reason.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedretrain.errors import ConfigurationError
+from fedretrain.job import NamedConfig
+
+KEY = "objectives"
+
+_SAME_INPUTS = "each of them chooses the inputs of a step; take one"
+
+PAIRS: dict[tuple[str, str], str] = {
+    ("fedprox", "proximal"): "they are the same term; set strategy.mu",
+    ("fgsm", "pgd"): _SAME_INPUTS,
+    ("reptile", "perfedavg"): "both learn a start that adapts quickly, Reptile from whole updates; take one",
+    ("scaffold", "proximal"): (
+        "SCAFFOLD takes what a site changed as the sum of its gradients, and the proximal term would be in it; take one"
+    ),
+    ("scaffold", "perfedavg"): (
+        "SCAFFOLD's control variates are mean gradients at the model, those of per-FedAvg are taken beside it"
+    ),
+}
+"""Why two of a run's strategy and objectives cannot stand together."""
+
+MODES: dict[tuple[str, str], str] = {
+    ("l2sp", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
+    ("ewc", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
+    ("posterior", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
+    ("distillation", "transfer"): "the base model's head is fresh, so its predictions teach nothing",
+    ("ewc", "transfer"): "the base model's head is fresh, so its loss says nothing about what was important",
+    ("posterior", "transfer"): "the base model's head is fresh, so it has no posterior",
+}
+"""Why an objective or strategy has no meaning in a mode."""
+
+
+def own_settings(config: NamedConfig) -> dict[str, Any]:
+    """The settings of the strategy itself, without its objectives."""
+    return {key: value for key, value in config.settings.items() if key != KEY}
+
+
+def objective_configs(config: NamedConfig) -> tuple[NamedConfig, ...]:
+    """The objectives that ``[strategy]`` names, in order; one without settings may be a name alone.
+
+    Raises:
+        ConfigurationError: It is no list of names and tables, or names one twice.
+    """
+    listed = config.settings.get(KEY, [])
+    if not isinstance(listed, list | tuple):
+        raise ConfigurationError(f'strategy.{KEY}: expected a list such as [{{ name = "l2sp" }}], got {listed!r}')
+    found: list[NamedConfig] = []
+    for position, one in enumerate(listed):
+        try:
+            found.append(NamedConfig.model_validate({"name": one} if isinstance(one, str) else one))
+        except ValidationError:
+            raise ConfigurationError(
+                f"strategy.{KEY}[{position}]: expected a table with the objective's name and settings, got {one!r}"
+            ) from None
+        if found[-1].name in {other.name for other in found[:-1]}:
+            raise ConfigurationError(f"strategy.{KEY}[{position}]: '{found[-1].name}' is named twice; keep one of them")
+    return tuple(found)
+
+
+def check_pairs(names: Sequence[str]) -> None:
+    """Refuse what cannot stand together; ``names`` is the strategy's and its objectives'. Raises ConfigurationError."""
+    for (one, other), reason in PAIRS.items():
+        if one in names and other in names:
+            raise ConfigurationError(f"strategy.{KEY}: '{one}' and '{other}' cannot stand together: {reason}")
+
+
+def check_mode(names: Sequence[str], mode: str) -> None:
+    """Refuse what has no meaning in the job's mode; raises ConfigurationError."""
+    for name in names:
+        if (name, mode) in MODES:
+            raise ConfigurationError(
+                f"strategy.{KEY}: '{name}' has no meaning with train.mode = '{mode}': {MODES[name, mode]}"
+            )
