@@ -5,7 +5,7 @@ Everything here is pure: records in, a checked value or ``RejectedUpdate`` out. 
 - Arrays are views of the bytes that arrived (``fedretrain.arrays``): nothing is copied, unpickled, evaluated or
   allocated at a site's word. What a codec wrote is decoded (``fedretrain.codecs``) once its size is the one that the
   contract asks for, into arrays whose size the contract decides too.
-- An ``Update`` has exactly the contract's changing variables, finite, with a plausible example count, and belongs to
+- An ``Update`` has exactly the variables that travel, finite, with a plausible example count, and belongs to
   this run, round, site, contract and global model.
 - What a site says of itself (metrics) is kept as its claim and decides nothing.
 """
@@ -26,7 +26,17 @@ from fedretrain.codecs import Codec, Float32
 from fedretrain.contract import VariableSpec
 from fedretrain.digest import weights_digest
 from fedretrain.errors import DataMismatch, DeclinedRequest, RejectedUpdate
-from fedretrain.messages import FORMAT, BaseReply, Declined, PrepareReply, ReleaseReply, TrainReply, record
+from fedretrain.messages import (
+    FORMAT,
+    BaseReply,
+    CompanionReply,
+    Declined,
+    PrepareReply,
+    ReleaseReply,
+    SumReply,
+    TrainReply,
+    record,
+)
 from fedretrain.release import RELEASE_ID
 
 from .norms import sum_of_squares
@@ -36,7 +46,7 @@ EXAMPLES_LIMIT = 10**12  # more at one site is no count
 CLAIMS_LIMIT = 64  # metrics per reply
 CLAIM_LIMIT = 1e300  # beyond it a sum over sites could overflow
 
-Reply = PrepareReply | BaseReply | TrainReply | ReleaseReply | Declined
+Reply = PrepareReply | BaseReply | TrainReply | ReleaseReply | SumReply | CompanionReply | Declined
 _REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -60,8 +70,8 @@ class Expected:
 class Update:
     """An admitted reply: site minus global by position, all finite.
 
-    ``norm`` is its L2 norm over all variables; ``flags`` says what was put right; ``claims`` is what the site says of
-    itself.
+    ``norm`` is its L2 norm over the contract's variables; ``flags`` says what was put right; ``claims`` is what the
+    site says of itself.
     """
 
     site: str
@@ -123,6 +133,52 @@ def admit_base(content: RecordDict, run: str, site: str, base: str) -> BaseReply
     if body.base != base:
         raise RejectedUpdate("base", f"expected {base[:12]}, got {shown(body.base)}")
     return body
+
+
+@_refusing
+def admit_companion(content: RecordDict, run: str, site: str, companion: str) -> CompanionReply | Declined:
+    """The receipt for a companion; raises RejectedUpdate where it is not one or names another companion."""
+    body = _body(content)
+    if isinstance(body, Declined):
+        return admit_declined(body, run, site)
+    if not isinstance(body, CompanionReply) or set(content) != {"body"}:
+        malformed("expected the receipt for a companion alone")
+    _belongs(body.run, run, body.site, site)
+    if body.companion != companion:
+        raise RejectedUpdate("base", f"expected companion {companion[:12]}, got {shown(body.companion)}")
+    return body
+
+
+@_refusing
+def admit_sum(content: RecordDict, site: str, declared: int, what: str, expected: Expected) -> Update | Declined:
+    """A site's sum: the mean over its examples, as an update whose arrays are those of ``expected.variables``.
+
+    Args:
+        content: The reply's records.
+        site: The name it must bear.
+        declared: Examples the site declared; more count for no more.
+        what: The sum's name.
+        expected: What the reply has to match; its round and codec are not asked.
+
+    Raises:
+        RejectedUpdate: With the code of the first thing that does not match.
+    """
+    body = _body(content)
+    if isinstance(body, Declined):
+        return admit_declined(body, expected.run, site)
+    if not isinstance(body, SumReply) or body.sum != what:
+        malformed(f"expected the answer to a request for the sum {what}")
+    _belongs(body.run, expected.run, body.site, site)
+    if body.contract != expected.contract:
+        raise RejectedUpdate("contract", f"expected {expected.contract[:12]}, got {shown(body.contract)}")
+    if body.globals_digest != expected.globals_digest:
+        raise RejectedUpdate("base", f"expected {expected.globals_digest[:12]}, got {shown(body.globals_digest)}")
+    examples, _, flags = _metrics(content, declared)
+    arrays = _arrays(content, expected.variables)
+    norm = finite_norm(arrays, expected.variables)
+    if weights_digest(arrays) != body.sum_digest:
+        malformed("the arrays do not have the digest that the reply names")
+    return Update(site, arrays, examples, norm, {}, flags)
 
 
 @_refusing
@@ -277,9 +333,10 @@ def _arrays(content: RecordDict, variables: Mapping[str, VariableSpec]) -> list[
 
 
 def finite_norm(arrays: Sequence[NDArray[Any]], variables: Mapping[str, VariableSpec]) -> float:
-    """The L2 norm of an update; raises RejectedUpdate ``not-finite``."""
+    """The L2 norm of an update's variables, auxiliaries not counted; raises RejectedUpdate ``not-finite``."""
     squares = [sum_of_squares(a) for a in arrays]
     for key, value in zip(variables, squares, strict=True):
         if not math.isfinite(value):
             raise RejectedUpdate("not-finite", f"variable {key} holds NaN, infinity or numbers too large to measure")
-    return math.sqrt(sum(squares))
+    specs = variables.values()
+    return math.sqrt(sum(s for s, spec in zip(squares, specs, strict=True) if spec.rule != "auxiliary"))

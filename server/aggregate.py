@@ -7,8 +7,11 @@ Three kinds, one face (``Method``):
   reads all of them once to choose some.
 - A strategy written for Flower: updates wait on disk, and it sees them all.
 
-Invariants: the result does not depend on the order in which updates arrived; ``average`` variables never go through a
-server optimizer; parameters that are not finite are never returned.
+Invariants: the result does not depend on the order in which updates arrived; ``average`` variables and auxiliaries
+never go through a server optimizer; parameters that are not finite are never returned.
+
+Auxiliaries (``fedretrain.travel``) are sums over all sites of a run, of which a round has seen some: what these changed
+counts with the share of the examples that they hold.
 
 Use::
 
@@ -17,7 +20,7 @@ Use::
     with Spool(...) as spool:
         collector = method.collect(spool, total_weight, at_once=True)
         collector.add("a", arrays, examples)               # on arrival
-        memory, params = method.advance(collector, admitted, before=checkpoint)
+        memory, params = method.advance(collector, admitted, before=checkpoint, share=1.0)
 """
 
 import math
@@ -32,6 +35,7 @@ from numpy.typing import NDArray
 from fedretrain.contract import Contract, VariableSpec, keys
 from fedretrain.errors import RejectedUpdate, RunFailed
 from fedretrain.job import Job
+from fedretrain.travel import travelling
 from strategies import make
 from strategies.base import Arrays, CoordinateWise, Selecting, State, Strategy, Streaming, is_finite, numpy_dtype
 
@@ -147,14 +151,15 @@ class Method(Protocol):
         ...
 
     def advance(
-        self, collector: Collector, admitted: Sequence[Contribution], before: Checkpoint
+        self, collector: Collector, admitted: Sequence[Contribution], before: Checkpoint, share: float
     ) -> tuple[Memory, Arrays]:
-        """What it remembers and the global changing variables after a round.
+        """What it remembers, and the global values of all that travels after a round.
 
         Args:
             collector: Holds the updates.
             admitted: Those that count, sorted by site.
             before: The state before the round.
+            share: Examples of the admitted sites over those of all sites of the run, in (0, 1].
 
         Raises:
             RunFailed: The result is not finite, or the algorithm cannot work with these updates.
@@ -165,15 +170,17 @@ class Method(Protocol):
 def make_method(job: Job, contract: Contract) -> Method:
     """The method a job names; raises ConfigurationError for an unknown name or setting."""
     strategy = make(job.strategy, job.train.seed)
-    return BuiltIn(strategy, contract) if isinstance(strategy, Strategy) else Foreign(strategy, contract)
+    if isinstance(strategy, Strategy):
+        return BuiltIn(strategy, travelling(contract, job.strategy))
+    return Foreign(strategy, contract)
 
 
 class BuiltIn:
-    """A ``strategies.base.Strategy``."""
+    """A ``strategies.base.Strategy``, for arrays with these specs."""
 
-    def __init__(self, strategy: Strategy, contract: Contract) -> None:
+    def __init__(self, strategy: Strategy, specs: Sequence[VariableSpec]) -> None:
         self._strategy = strategy
-        self._specs = contract.changing_specs
+        self._specs = tuple(specs)
         self._trained = [i for i, spec in enumerate(self._specs) if spec.rule == "train"]
 
     def begin(self, params: Arrays) -> Memory:
@@ -193,10 +200,13 @@ class BuiltIn:
         return Collector(streaming, self._specs, spool, total_weight, at_once=at_once)
 
     def advance(
-        self, collector: Collector, admitted: Sequence[Contribution], before: Checkpoint
+        self, collector: Collector, admitted: Sequence[Contribution], before: Checkpoint, share: float
     ) -> tuple[Memory, Arrays]:
         """The aggregated update, through the server optimizer where a variable is trained, else added."""
         update = self._aggregate(collector, admitted)
+        for spec, change in zip(self._specs, update, strict=True):
+            if spec.rule == "auxiliary":
+                np.multiply(change, share, out=change)
         state, trained = self._strategy.server.apply(
             [before.server[name] for name in sorted(before.server)],
             [before.params[i] for i in self._trained],
@@ -266,7 +276,11 @@ class Foreign:
         return Collector(None, self._specs, spool, total_weight, at_once=at_once)
 
     def advance(
-        self, collector: Collector, admitted: Sequence[Contribution], before: Checkpoint
+        self,
+        collector: Collector,
+        admitted: Sequence[Contribution],
+        before: Checkpoint,
+        share: float,  # noqa: ARG002
     ) -> tuple[Memory, Arrays]:
         """By the strategy's own ``aggregate_train``."""
         from strategies.flower import FlowerReply

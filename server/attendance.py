@@ -94,6 +94,11 @@ class Attendance:
             self._invite(lost, self._patience)
         return self._sites
 
+    @property
+    def examples(self) -> int:
+        """Training examples of all sites that are ready, asked or not."""
+        return sum(site.train_examples for site in self._sites.values())
+
     def take_base_bytes(self) -> int:
         """Bytes of base models sent since the last call."""
         taken, self._base_bytes = self._base_bytes, 0

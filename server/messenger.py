@@ -18,7 +18,7 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fedretrain.arrays import HEADER_LIMIT, shown
-from fedretrain.contract import Contract
+from fedretrain.contract import VariableSpec
 from fedretrain.errors import ConfigurationError, RejectedUpdate
 from fedretrain.membership import public_key
 from fedretrain.parcel import BrokenParcel, Parts, array_parts, opened, parcelled
@@ -161,10 +161,10 @@ def messenger_of(federation: "Federation | None", grid: Grid, run: str) -> Messe
     return SealedMessenger(federation, grid, run)
 
 
-def limit_replies(grid: Grid, contract: Contract) -> None:
-    """Have a grid that can do so refuse replies that are larger than an update is."""
+def limit_replies(grid: Grid, *allowed: Iterable[VariableSpec]) -> None:
+    """Have a grid that can do so refuse replies that are larger than each of these lists of arrays is together."""
     if isinstance(grid, LimitsReplies):
-        grid.limit(contract.changing_nbytes + len(contract.changing) * HEADER_LIMIT)
+        grid.limit(max(sum(spec.nbytes + HEADER_LIMIT for spec in specs) for specs in allowed))
 
 
 def _answers(asked: Claims, claims: Claims) -> None:

@@ -114,10 +114,10 @@ class Rounds:
             sites=list(self._plan.expected),
             rounds=self._plan.train.rounds,
             completed=state.round,
-            changing_bytes=contract.changing_nbytes,
+            changing_bytes=sum(spec.nbytes for spec in self._plan.variables.values()),
             model_bytes=contract.nbytes,
         )
-        enough = self._monitor.look(state.round, state.params)
+        enough = self._monitor.look(state.round, self._plan.own(state.params))
         if state.round < self._plan.train.rounds and not enough:
             self._gather()
         while state.round < self._plan.train.rounds and not enough:
@@ -130,6 +130,8 @@ class Rounds:
 
     def _begin(self) -> Checkpoint:
         params = [self._plan.base.weights[i] for i in self._plan.contract.changing]
+        beside = list(self._plan.variables.values())[len(params) :]
+        params += [np.zeros(spec.shape, spec.dtype) for spec in beside]
         memory = self._method.begin(params)
         return Checkpoint(self._plan.run, self._plan.contract.digest, 0, params, memory, (), ())
 
@@ -184,7 +186,7 @@ class Rounds:
         self._forgetful = set()
         self._traffic.base += self._attendance.take_base_bytes()
         asked = self._choose(sites, state, number, attempt)
-        with Spool(self._folder.spool, self._plan.contract.changing_specs) as spool:
+        with Spool(self._folder.spool, tuple(self._plan.variables.values())) as spool:
             asking, intake = self._send(state, number, asked, spool)
             self._saver.wait()
             self._emit("round-started", round=number, sites=[site.name for site in asked])
@@ -198,7 +200,7 @@ class Rounds:
         advanced = Checkpoint(state.run, state.contract, number, params, memory, norms, (*state.history, record))
         self._saver.begin(advanced, defer=self._combining is not None)  # workers wait for the next order
         self._traffic = Traffic()
-        self._monitor.look(number, params)
+        self._monitor.look(number, self._plan.own(params))
         return advanced
 
     def _choose(self, sites: Mapping[str, Site], state: Checkpoint, number: int, attempt: int) -> list[Site]:
@@ -217,7 +219,7 @@ class Rounds:
         plan, participation = self._plan, self._plan.job.participation
         digest = weights_digest(state.params)
         expected = Expected(plan.run, number, state.contract, digest, plan.variables, plan.codec)
-        bounds = Bounds(state.norms, l2_norm(state.params), participation.max_update_norm)
+        bounds = Bounds(state.norms, l2_norm(plan.own(state.params)), participation.max_update_norm)
         declared = sum(site.train_examples for site in asked)
         at_once = bounds.known or self._combining is not None
         collect = partial(self._method.collect, spool, declared, at_once=at_once)
@@ -247,7 +249,9 @@ class Rounds:
             raise RunFailed(
                 f"expected at least {quorum} updates (participation.min_sites), got {len(intake.admitted)} ({reasons})"
             )
-        return self._method.advance(intake.collector, intake.contributions(), state)
+        contributions = intake.contributions()
+        share = sum(c.examples for c in contributions) / max(1, self._attendance.examples)
+        return self._method.advance(intake.collector, contributions, state, min(1.0, share))
 
     def _record(self, intake: Intake, number: int, asked: Sequence[Site], seconds: float) -> dict[str, Any]:
         """What is kept of a round for ever; plain JSON."""

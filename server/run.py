@@ -105,7 +105,7 @@ class _Run:
         self._federation = federation
         messenger = messenger_of(federation, grid, folder.run_id)
         self._plan = make_plan(job, folder.run_id, federation.active() if federation else None)
-        limit_replies(grid, self._plan.contract)
+        limit_replies(grid, self._plan.variables.values())
         self._holdouts = [holdout_digest(data) for _, data in load_holdouts(job, self._plan.contract, self._plan.train)]
         self._monitor = make_monitor(self._plan, folder, emit, self._holdouts)
         self._rounds = Rounds(self._plan, grid, folder, emit, messenger, self._monitor)
@@ -117,7 +117,7 @@ class _Run:
         parent = self._parent()
         with closing(self._monitor):
             state = self._rounds.run()
-        candidate = _whole(self._plan, state.params)
+        candidate = _whole(self._plan, self._plan.own(state.params))
         judging = time.monotonic()
         report = self._judge(candidate)
         releasing = time.monotonic()

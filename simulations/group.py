@@ -23,9 +23,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fedretrain.contract import keys
 from fedretrain.errors import RejectedUpdate
 from fedretrain.messages import Declined, PrepareRequest
+from fedretrain.travel import travelling, travelling_variables
 from server.combining import Counted, Folding, Verdict
 from strategies import make
 from strategies.base import Arrays, Strategy, Streaming, numpy_dtype
@@ -56,11 +56,10 @@ class Group:
         ready: Ready,
         tell: Callable[[dict[str, Any]], None],
     ) -> None:
-        contract = request.contract
         aggregation = aggregation_of(request)
-        variables = dict(zip(keys(contract.changing), contract.changing_specs, strict=True))
+        variables = travelling_variables(request.contract, request.strategy)
         bound = math.inf if header["bound"] is None else header["bound"]
-        empty = aggregation, aggregation.init(contract.changing_specs, header["total"])
+        empty = aggregation, aggregation.init(tuple(variables.values()), header["total"])
         self._folding = Folding(header["run"], variables, empty, bound)
         self._header = header
         self._memory = memory
@@ -124,8 +123,9 @@ def aggregation_of(request: PrepareRequest) -> Streaming:
 
 
 def changing_shapes(request: PrepareRequest) -> list[Shape]:
-    """Shapes and dtypes of the variables that travel."""
-    return [(spec.shape, numpy_dtype(spec.dtype)) for spec in request.contract.changing_specs]
+    """Shapes and dtypes of what travels."""
+    specs = travelling(request.contract, request.strategy)
+    return [(spec.shape, numpy_dtype(spec.dtype)) for spec in specs]
 
 
 def filled(state: MeanState, sums: Arrays, weight: int) -> MeanState:

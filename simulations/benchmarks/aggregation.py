@@ -20,13 +20,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedretrain.contract import Contract, VariableSpec
+from fedretrain.contract import VariableSpec
 from fedretrain.errors import FedretrainError, RunFailed
 from fedretrain.job import NamedConfig
 from server.aggregate import BuiltIn, Contribution
@@ -123,7 +122,7 @@ def _round(rule: BuiltIn, case: Case, replies: Replies, spool: Spool) -> Cost:
     taking = time.process_time() - start
     taking += replies.cpu_seconds(lambda site, reply: collector.add(site, [reply], _EXAMPLES, replies.norm))
     start = time.process_time()
-    rule.advance(collector, admitted, before)
+    rule.advance(collector, admitted, before, 1.0)
     finishing, elapsed = time.process_time() - start, time.monotonic() - begun
     peak = _resident(reset=False)
     memory = None if held is None or peak is None else peak - held - 4 * case.size
@@ -201,7 +200,7 @@ def _rule(case: Case) -> tuple[BuiltIn, tuple[VariableSpec, ...]]:
     name, settings = RULES[case.rule]
     spec = (VariableSpec(shape=(case.size,), dtype="float32", rule="train"),)
     strategy = cast(Strategy, make(NamedConfig(name=name, **settings)))
-    return BuiltIn(strategy, cast(Contract, SimpleNamespace(changing_specs=spec))), spec
+    return BuiltIn(strategy, spec), spec
 
 
 def _plain(case: Case, replies: Replies) -> float:

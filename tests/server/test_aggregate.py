@@ -1,13 +1,12 @@
 """From a round's updates to the next global values: sums made elsewhere, and rules that need all updates at once."""
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fedretrain.contract import Contract, VariableSpec
+from fedretrain.contract import VariableSpec
 from fedretrain.errors import RunFailed
 from fedretrain.job import NamedConfig
 from server.aggregate import BuiltIn, Contribution
@@ -32,7 +31,7 @@ def update(seed: int) -> Arrays:
 def method(name: str, **settings: Any) -> BuiltIn:
     strategy = make(NamedConfig(name=name, **settings))
     assert isinstance(strategy, Strategy)
-    return BuiltIn(strategy, cast(Contract, SimpleNamespace(changing_specs=SPECS)))
+    return BuiltIn(strategy, SPECS)
 
 
 def advanced(rule: BuiltIn, spool: Spool, arriving: str) -> list[bytes]:
@@ -41,7 +40,7 @@ def advanced(rule: BuiltIn, spool: Spool, arriving: str) -> list[bytes]:
     collector = rule.collect(spool, 5, at_once=True)
     for site in arriving:
         collector.add(site, update(SITES[site]), 1)
-    _, params = rule.advance(collector, [Contribution(site, 0, 1, {}) for site in sorted(arriving)], before)
+    _, params = rule.advance(collector, [Contribution(site, 0, 1, {}) for site in sorted(arriving)], before, 1.0)
     return [values.tobytes() for values in params]
 
 
