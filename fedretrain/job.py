@@ -87,6 +87,10 @@ class ReplaySection(Section):
     """How old examples are mixed in, for the mode "replay"."""
 
     share: float = Field(0.5, gt=0, lt=1, description="share of a round's training examples that are old ones")
+    examples: int = Field(500, ge=1, description="the most old examples of a site; its policy may keep fewer")
+    sample: Literal["reservoir", "balanced"] = Field(
+        "reservoir", description="reservoir: every old example is as likely; balanced: as many of each label"
+    )
 
 
 class StageSection(Section):

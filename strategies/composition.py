@@ -30,6 +30,7 @@ PAIRS: dict[tuple[str, str], str] = {
 """Why two of a run's strategy and objectives cannot stand together."""
 
 MODES: dict[tuple[str, str], str] = {
+    ("window", "replay"): "the window leaves out the old examples that replay brings back; take one of them",
     ("l2sp", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
     ("ewc", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
     ("posterior", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",

@@ -25,7 +25,9 @@ from .krum import Krum
 from .l2sp import L2SP
 from .median import Median
 from .objective import LocalObjective, ObjectiveSettings, composed
+from .recency import Recency
 from .trimmed_mean import TrimmedMeanSettings
+from .window import Window
 
 if TYPE_CHECKING:
     from .flower import FlowerStrategy
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 BUILT_IN: dict[str, type[Settings]] = {
     c.name: c for c in (FedAvg, FedProx, FedAvgM, FedAdagrad, FedAdam, FedYogi, Krum, Median, TrimmedMeanSettings)
 }
-OBJECTIVES: dict[str, type[ObjectiveSettings]] = {c.name: c for c in (ProximalSettings, L2SP)}
+OBJECTIVES: dict[str, type[ObjectiveSettings]] = {c.name: c for c in (ProximalSettings, L2SP, Recency, Window)}
 
 
 def make(config: NamedConfig, seed: int = 0) -> "Strategy | FlowerStrategy":
