@@ -40,6 +40,7 @@ from strategies import make
 from strategies.base import Arrays, CoordinateWise, Selecting, State, Strategy, Streaming, is_finite, numpy_dtype
 
 from .checkpoint import Checkpoint
+from .online import Bounded
 from .spool import Spool
 
 if TYPE_CHECKING:
@@ -169,10 +170,11 @@ class Method(Protocol):
 
 def make_method(job: Job, contract: Contract) -> Method:
     """The method a job names; raises ConfigurationError for an unknown name or setting."""
-    strategy = make(job.strategy, job.train.seed)
-    if isinstance(strategy, Strategy):
-        return BuiltIn(strategy, travelling(contract, job.strategy))
-    return Foreign(strategy, contract)
+    strategy, specs = make(job.strategy, job.train.seed), travelling(contract, job.strategy)
+    method = BuiltIn(strategy, specs) if isinstance(strategy, Strategy) else Foreign(strategy, contract)
+    if job.online is None:
+        return method
+    return Bounded(method, [i for i, spec in enumerate(specs) if spec.rule == "train"], job.online.step_norm)
 
 
 class BuiltIn:

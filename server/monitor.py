@@ -28,6 +28,7 @@ from strategies.base import Arrays
 
 from .events import EventLog
 from .holdouts import holdout_digest, load_holdout
+from .online import rounds_before
 from .plan import Plan
 from .yardstick import Reading, Yardstick
 
@@ -61,22 +62,26 @@ class Watching(Monitor):
 
     Args:
         section: The job's.
-        rounds: How many the run has at most; the last is always measured.
+        rounds: The run's last round at the latest; it is always measured.
         yardstick: What measures; used by one thread at a time.
         emit: Takes the events, in the thread that calls.
         events: Of earlier starts of the run.
+        begun: Rounds before its first one (``server.online``).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is another part of a run
         self,
         section: MonitorSection,
         rounds: int,
         yardstick: Yardstick,
         emit: EventLog,
         events: Iterable[Mapping[str, Any]] = (),
+        *,
+        begun: int = 0,
     ) -> None:
         self._section = section
         self._rounds = rounds
+        self._begun = begun
         self._yardstick = yardstick
         self._emit = emit
         known = ("round", "loss", "metrics", "seconds")
@@ -128,7 +133,7 @@ class Watching(Monitor):
         """Whether a round's reading is enough, and say so; the model in use never is: nothing would be trained."""
         entry, metric, target = self._read[number], self._yardstick.metric, self._section.stop_at
         value = entry["loss"] if metric == "loss" else entry["metrics"].get(metric)
-        enough = number > 0 and value is not None and self._section.reached(metric, value)
+        enough = number > self._begun and value is not None and self._section.reached(metric, value)
         if enough:
             self._emit("target-reached", round=number, metric=metric, value=value, target=target)
         return enough
@@ -158,4 +163,5 @@ def make_monitor(plan: Plan, folder: RunFolder, emit: EventLog, holdouts: Iterab
                 text=f"monitor.path has the data of holdout '{holdout.name}', which decides about the release: what is "
                 "chosen by watching them is judged on them too; take others for one of the two",
             )
-    return Watching(section, plan.train.rounds, Yardstick(plan, data), emit, folder.read_events())
+    yardstick, begun = Yardstick(plan, data), rounds_before(plan.job)
+    return Watching(section, plan.train.rounds, yardstick, emit, folder.read_events(), begun=begun)
