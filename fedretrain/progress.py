@@ -145,6 +145,10 @@ class Progress:
     def _on_gate(self, event: Mapping[str, Any]) -> None:
         self.say("signing the release" if event["passed"] else "writing down the verdict")
 
+    def _on_segment_finished(self, event: Mapping[str, Any]) -> None:
+        fate = "released" if event["outcome"] == "released" else "rejected, the model in use stays"
+        self._print(f"  segment {event['segment']}: {fate}")
+
     def _on_delivery_failed(self, event: Mapping[str, Any]) -> None:
         self.warn(f"{event['site']} has not taken the release: {words.declined(event)}")
 

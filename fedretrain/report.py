@@ -36,6 +36,7 @@ def show_result(
         option: By which the commands to type next are told the folder.
     """
     show_rounds(console, result["rounds"], refused)
+    _show_segments(console, result.get("segments", ()))
     _show_gate(console, result["gate"])
     _show_facts(console, result, out)
     _show_next(console, result, out, option)
@@ -107,6 +108,20 @@ def _claim(rounds: Sequence[Record]) -> tuple[str, str]:
     """The claim to show, and what it is called: accuracy where sites have it, else loss."""
     has_accuracy = any("val-accuracy" in entry["metrics"] for record in rounds for entry in record["admitted"])
     return ("val-accuracy", "accuracy") if has_accuracy else ("val-loss", "loss")
+
+
+def _show_segments(console: Console, segments: Sequence[Record]) -> None:
+    """What the gate said after each segment of an online job; its last verdict is shown in full."""
+    if not segments:
+        return
+    table = _table("Segments")
+    for name in ("run", "rounds", "verdict", "release"):
+        table.add_column(name, justify="right" if name == "rounds" else "left")
+    for segment in segments:
+        style = "green" if segment["outcome"] == "released" else "red"
+        verdict = f"[{style}]{segment['outcome']}[/]"
+        table.add_row(escape(segment["run_id"]), str(segment["rounds"]), verdict, (segment["release"] or _NONE)[:16])
+    console.print(table)
 
 
 def _show_gate(console: Console, gate: Record) -> None:
@@ -203,7 +218,8 @@ def _show_next(console: Console, result: Record, out: Path, option: str) -> None
         if result["parent"]:
             lines.append(f"{releases} rollback {result['parent'][:16]} {where}")
     else:
-        evidence = shlex.quote(words.path(out / "runs" / result["run_id"] / "gate.json"))
+        judged = result["segments"][-1] if result.get("segments") else result
+        evidence = shlex.quote(words.path(out / "runs" / judged["run_id"] / "gate.json"))
         lines = [f"cat {evidence}", f"{releases} list {where}"]
     console.print("\n[bold]Next[/]")
     for line in lines:

@@ -26,6 +26,8 @@ under ``at``. Names of sites are sorted::
     gate                the gate's report (``server.gate``)
     released            release (its id)
     rejected            reasons [text]
+    segment-finished    segment (from 1), run_id, rounds, outcome, release, reasons [text]; of an online job, whose log
+                        has its segments' events too (``server.online``)
     delivered           site, release
     delivery-failed     site, release, code, where, expected
     failed              reason
