@@ -4,12 +4,11 @@ A site minimises, with the starting point w⁰::
 
     L(w) + (alpha/2) ‖w - w⁰‖²
 
-alpha is ``strength``. Unlike FedProx' term, whose anchor moves with every round, this one stays where the run began, so it
-holds back forgetting; unlike elastic weight consolidation it holds all values alike.
+alpha is ``strength``. Unlike FedProx' term, whose anchor moves with every round, this one stays where the run began,
+so it holds back forgetting; unlike elastic weight consolidation it holds all values alike.
 
-The paper gives layers that the starting point does not have a weight decay of their own, beta. Here every variable has a
-value in the model that the run was given, a new head the one it was initialised with, and is held there by alpha; where
-that is not wanted for a head, leave it at that with a small alpha.
+The paper gives layers that the starting point does not have a weight decay of their own, beta. Here every variable has
+a value in the model that the run was given, a new head the one it was initialised with, and is held there by alpha.
 
 X. Li, Y. Grandvalet, F. Davoine: Explicit Inductive Bias for Transfer Learning with Convolutional Networks. ICML 2018,
 https://arxiv.org/abs/1802.01483

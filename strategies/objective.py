@@ -16,7 +16,7 @@ Groups, each one tensor per variable that trains, in position order:
 
 Use, in one step of a site (``client.graph``)::
 
-    x = objective.inputs(x, loss_at)
+    x = objective.inputs(x, loss_at, noise)
     gradients = objective.gradients(variables, given, gradient_of)     # which calls objective.penalty
 """
 
@@ -80,12 +80,18 @@ class LocalObjective:
         """
         return None
 
-    def inputs(self, x: Sequence[Any], loss_at: Callable[[Sequence[Any]], Any]) -> Sequence[Any]:  # noqa: ARG002
+    def inputs(
+        self,
+        x: Sequence[Any],
+        loss_at: Callable[[Sequence[Any]], Any],  # noqa: ARG002
+        noise: Callable[[Any], Any],  # noqa: ARG002
+    ) -> Sequence[Any]:
         """The inputs to train on in place of ``x``, of the same shapes and dtypes.
 
         Args:
             x: A batch's inputs, in the contract's order.
             loss_at: The loss of this batch with other inputs, in inference mode; differentiable.
+            noise: Uniform numbers in [-1, 1), others in every call, of the shape and dtype of a tensor.
         """
         return x
 
@@ -102,7 +108,7 @@ class LocalObjective:
                 at the end.
             given: The groups it asks for.
             gradient_of: The gradient of loss and penalties at the variables as they are, over a share of the batch:
-                (0, 1) is all of it. Every call is another pass through the model.
+                (0, 1) is all of it. None for a variable they do not depend on. Every call passes through the model.
         """
         return gradient_of(0.0, 1.0)
 
@@ -138,10 +144,12 @@ class Composed(LocalObjective):
         added = [penalty for penalty in found if penalty is not None]
         return sum(added[1:], start=added[0]) if added else None
 
-    def inputs(self, x: Sequence[Any], loss_at: Callable[[Sequence[Any]], Any]) -> Sequence[Any]:
+    def inputs(
+        self, x: Sequence[Any], loss_at: Callable[[Sequence[Any]], Any], noise: Callable[[Any], Any]
+    ) -> Sequence[Any]:
         """Changed by one part after the other."""
         for part in self.parts:
-            x = part.inputs(x, loss_at)
+            x = part.inputs(x, loss_at, noise)
         return x
 
     def gradients(

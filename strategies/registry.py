@@ -13,8 +13,10 @@ from pydantic import BaseModel, ValidationError
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import NamedConfig
 
+from .adversarial import FGSM, PGD
 from .base import Settings, Strategy
 from .composition import KEY, check_mode, check_pairs, objective_configs, own_settings
+from .distillation import Distillation
 from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
 from .fedavg import FedAvg
@@ -25,7 +27,9 @@ from .krum import Krum
 from .l2sp import L2SP
 from .median import Median
 from .objective import LocalObjective, ObjectiveSettings, composed
+from .perfedavg import PerFedAvg
 from .recency import Recency
+from .reptile import Reptile
 from .trimmed_mean import TrimmedMeanSettings
 from .window import Window
 
@@ -33,9 +37,12 @@ if TYPE_CHECKING:
     from .flower import FlowerStrategy
 
 BUILT_IN: dict[str, type[Settings]] = {
-    c.name: c for c in (FedAvg, FedProx, FedAvgM, FedAdagrad, FedAdam, FedYogi, Krum, Median, TrimmedMeanSettings)
+    c.name: c
+    for c in (FedAvg, FedProx, FedAvgM, FedAdagrad, FedAdam, FedYogi, Reptile, Krum, Median, TrimmedMeanSettings)
 }
-OBJECTIVES: dict[str, type[ObjectiveSettings]] = {c.name: c for c in (ProximalSettings, L2SP, Recency, Window)}
+OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
+    c.name: c for c in (ProximalSettings, L2SP, Distillation, FGSM, PGD, PerFedAvg, Recency, Window)
+}
 
 
 def make(config: NamedConfig, seed: int = 0) -> "Strategy | FlowerStrategy":
