@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .architecture import build, fingerprint
-from .contract import Contract, InputSpec
+from .contract import Contract, InputSpec, VariableSpec
 from .dataset import as_arrays, check_dataset, load_npz
 from .digest import weights_digest
 from .errors import ConfigurationError, DataMismatch
@@ -35,19 +35,40 @@ def derive_contract(job: Job, base: BaseModel, train: TrainSection) -> Contract:
         ConfigurationError: The job's [contract], losses or holdout outputs do not belong to the model.
         DataMismatch: A holdout does not fit; its name stands before the input or output.
     """
+    contract = contract_of(job, base, train)
+    _check_outputs_exist(job.holdout, [output.name for output in contract.outputs])
+    return _with_ranges(contract, job)
+
+
+def contract_of(job: Job, base: BaseModel, train: TrainSection) -> Contract:
+    """The contract without ranges but those that the job gives; no holdout is looked at.
+
+    With stages a variable that changes in one of them is one that changes.
+
+    Raises:
+        ConfigurationError: As ``derive_contract``.
+    """
     model = build(base.architecture, job.model.allow_modules)
     freeze(model, job.model.freeze)
-    outputs = output_specs(model, train, job.contract.labels)
-    _check_outputs_exist(job.holdout, [output.name for output in outputs])
-    contract = Contract(
+    return Contract(
         inputs=input_specs(model, job.contract),
-        outputs=outputs,
+        outputs=output_specs(model, train, job.contract.labels),
         preprocessing=job.contract.preprocessing,
         architecture=fingerprint(base.architecture),
         base=weights_digest(base.weights),
-        variables=variable_specs(model, job.strategy),
+        variables=_of_all_stages(job, base, train) if train.stages else variable_specs(model, job.strategy),
     )
-    return _with_ranges(contract, job)
+
+
+def _of_all_stages(job: Job, base: BaseModel, train: TrainSection) -> tuple[VariableSpec, ...]:
+    """Variables with the rule of a stage in which they change, where there is one."""
+    found: list[tuple[VariableSpec, ...]] = []
+    for number, stage in enumerate(train.stages):
+        model = build(base.architecture, job.model.allow_modules)
+        freeze(model, job.model.freeze)
+        freeze(model, stage.freeze, f"train.stages.{number}.freeze")
+        found.append(variable_specs(model, job.strategy))
+    return tuple(next((spec for spec in specs if spec.rule != "keep"), specs[0]) for specs in zip(*found, strict=True))
 
 
 def _check_outputs_exist(holdouts: Sequence[HoldoutSection], names: list[str]) -> None:

@@ -38,13 +38,14 @@ def prepare_model(
     return model
 
 
-def freeze(model: "keras.Model", patterns: Sequence[str]) -> tuple[str, ...]:
+def freeze(model: "keras.Model", patterns: Sequence[str], key: str = "model.freeze") -> tuple[str, ...]:
     """Make layers untrainable, with everything inside them.
 
     Args:
         model: Changed in place; compile it afterwards.
         patterns: Shell patterns over layer paths, part by part: "conv*" is a layer of the model, "outer/conv*" one of
             the model or wrapper "outer" in it.
+        key: What the job calls the patterns, for errors.
 
     Returns:
         The paths that matched, in the model's order.
@@ -59,7 +60,7 @@ def freeze(model: "keras.Model", patterns: Sequence[str]) -> tuple[str, ...]:
             frozen.append(path)
     if not any(rule == "train" for rule in _rules(model)):
         raise ConfigurationError(
-            f"model.freeze: expected some variables left to train, got none after freezing {list(patterns)} "
+            f"{key}: expected some variables left to train, got none after freezing {list(patterns)} "
             f"in '{model.name}'; freeze fewer layers"
         )
     return tuple(path for path, _ in named_layers(model) if path in frozen)

@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 
 from fedretrain.contract import Contract
 from fedretrain.job import HoldoutSection, Job, TrainSection
+from fedretrain.labelspace import LabelSpace
 from fedretrain.modelfile import BaseModel
 
 from . import paired
 from .holdouts import holdout_digest, load_holdouts
 from .scores import Scores, score_holdouts
 
-Arrays = list[NDArray[Any]]
 Decided = Literal["passed", "failed", "too small"]
 
 
@@ -110,31 +110,33 @@ def judge(  # noqa: PLR0913, PLR0917 - what a decision depends on, each from ano
     contract: Contract,
     train: TrainSection,
     base: BaseModel,
-    candidate: Arrays,
+    candidate: BaseModel,
     uses: Mapping[str, int] | None = None,
+    space: LabelSpace | None = None,
 ) -> GateReport:
     """Measure the candidate against the incumbent on all holdouts of the job.
 
     Args:
         job: Says where the holdouts are and what they ask.
-        contract: What data and weights belong to.
+        contract: The candidate's: what data belong to.
         train: Resolved: metrics and losses are given.
         base: The incumbent.
-        candidate: All variables by position.
+        candidate: The candidate; of another architecture, it may be.
         uses: How often each holdout was used, by ``server.holdouts.holdout_digest``; for the report.
+        space: How the incumbent's labels become the contract's, where they differ.
 
     Raises:
         ConfigurationError: A holdout that does not fit the contract, or a metric that does not fit the model.
         ModelRefused: Weights that do not belong to the architecture.
     """
     holdouts = load_holdouts(job, contract, train)
-    scored = score_holdouts(job.model, contract, train, (base, candidate), holdouts)
+    scored = score_holdouts(job.model, contract, train, (base, candidate), holdouts, space)
     counts = [uses.get(holdout_digest(data), 0) if uses else 0 for _, data in holdouts]
     verdicts = [
         judge_scores(section, scores, count)
         for (section, _), scores, count in zip(holdouts, scored, counts, strict=True)
     ]
-    return report(verdicts, _spoiled(base.weights, candidate))
+    return report(verdicts, _spoiled(base, candidate))
 
 
 def report(verdicts: Sequence[HoldoutVerdict], spoiled: Sequence[str] = ()) -> GateReport:
@@ -245,12 +247,14 @@ def _reason(verdict: SliceVerdict, problem: str, where: str) -> str:
     )
 
 
-def _spoiled(incumbent: Arrays, candidate: Arrays) -> list[str]:
-    """A sentence for each variable that is finite in the incumbent and not in the candidate."""
+def _spoiled(incumbent: BaseModel, candidate: BaseModel) -> list[str]:
+    """A sentence for each variable that is not finite in the candidate, unless it is so in the incumbent as well."""
+    same = incumbent.architecture == candidate.architecture
+    known = [same and not np.isfinite(old).all() for old in incumbent.weights] if same else []
     return [
         f"candidate: variable {position} has values that are not finite"
-        for position, (old, new) in enumerate(zip(incumbent, candidate, strict=True))
-        if not np.isfinite(new).all() and np.isfinite(old).all()
+        for position, new in enumerate(candidate.weights)
+        if not np.isfinite(new).all() and not (same and known[position])
     ]
 
 

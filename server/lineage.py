@@ -4,6 +4,7 @@
 
     {"run": run id, "parent": id of the release it replaces, "job": digest of the job, "seed", "strategy": {...},
      "base": weights digest of the model it was trained from,
+     "mode": {"name", ...},                                       unless it only goes on (``server.modes``)
      "sites": {name: examples}, "rounds": [{"round", "admitted": [name], "quarantined": [{"site", "code"}]}],
      "versions": {package: version}}
 
@@ -21,8 +22,10 @@ from .plan import Plan
 PACKAGES = ("flwr", "keras", "tensorflow")
 
 
-def lineage_of_run(plan: Plan, history: Sequence[Mapping[str, Any]], parent: str | None) -> dict[str, Any]:
-    """The lineage of a run's candidate; ``history`` as in its checkpoint."""
+def lineage_of_run(
+    plan: Plan, history: Sequence[Mapping[str, Any]], parent: str | None, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The lineage of a run's candidate; ``history`` as in its checkpoint, ``about`` what is said of the mode."""
     admitted = [reply for record in history for reply in record["admitted"]]
     examples = {reply["site"]: reply["examples"] for reply in admitted}
     rounds = [
@@ -43,12 +46,12 @@ def lineage_of_run(plan: Plan, history: Sequence[Mapping[str, Any]], parent: str
         "sites": dict(sorted(examples.items())),
         "rounds": rounds,
         "versions": _versions(),
-    }
+    } | ({"mode": dict(about)} if about else {})
 
 
 def lineage_of_import(plan: Plan) -> dict[str, Any]:
     """The lineage of the base model, where it becomes a registry's first release."""
-    return {"run": f"import-{plan.contract.base[:12]}", "parent": None, "imported": True, "versions": _versions()}
+    return {"run": f"import-{plan.in_use.base[:12]}", "parent": None, "imported": True, "versions": _versions()}
 
 
 def _versions() -> dict[str, str]:

@@ -4,13 +4,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fedretrain.codecs import Codec, make_codec
-from fedretrain.contract import Contract, VariableSpec, keys
-from fedretrain.derive import derive_contract
+from fedretrain.contract import Contract, VariableSpec
+from fedretrain.derive import contract_of, derive_contract
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import Job, TrainSection
+from fedretrain.labelspace import LabelSpace
 from fedretrain.modelfile import BaseModel, load_base
 from fedretrain.settings import resolve_train
 from fedretrain.simsites import simulated_sites
+from fedretrain.travel import apart, travelling_variables
+from strategies.base import Arrays
+
+from .modes import Beginning, InUse, Mode, mode_of
 
 
 @dataclass(frozen=True)
@@ -21,8 +26,12 @@ class Plan:
         run: The run's id.
         job: As the operator wrote it.
         train: The job's, resolved: optimizer, loss and metrics are given.
-        contract: Derived from model and job.
-        base: The model in use, that the run starts from.
+        contract: Derived from base model and job.
+        base: What sites are sent and train from; the model in use unless the mode changes it.
+        incumbent: The model in use: what a candidate is compared with and may replace.
+        in_use: The incumbent's contract.
+        start: Values of the variables that travel that the first round sends; None: the base model's.
+        space: How the incumbent's labels become those of the contract, where they differ.
         expected: Names of the sites that should take part, where they are known beforehand.
     """
 
@@ -31,39 +40,85 @@ class Plan:
     train: TrainSection
     contract: Contract
     base: BaseModel
+    incumbent: BaseModel
+    in_use: Contract
+    start: Arrays | None = None
+    space: LabelSpace | None = None
     expected: tuple[str, ...] = ()
 
     @property
     def variables(self) -> Mapping[str, VariableSpec]:
-        """The variables that travel, by key."""
-        return dict(zip(keys(self.contract.changing), self.contract.changing_specs, strict=True))
+        """What travels in a round, by key: the contract's changing variables, then what the strategy sends beside."""
+        return travelling_variables(self.contract, self.job.strategy)
+
+    def own(self, params: Arrays) -> Arrays:
+        """The values of ``contract.changing``, of all that travels."""
+        return apart(self.contract, self.job.strategy, params)[0]
 
     @property
     def codec(self) -> Codec:
         """How updates travel."""
         return make_codec(self.job.messages.codec)
 
+    @property
+    def mode(self) -> Mode:
+        """What the run starts from and ends with."""
+        return mode_of(self.job.train.mode)
 
-def make_plan(job: Job, run: str, members: Iterable[str] | None = None) -> Plan:
+
+def make_plan(job: Job, run: str, members: Iterable[str] | None = None, in_use: InUse = lambda: None) -> Plan:
     """Open the model and derive what follows from it; loads TensorFlow.
 
     Args:
         job: As loaded.
         run: The run's id.
         members: Names of the federation's active members; None in a simulation.
+        in_use: Gives the contract of the release in use; asked only by modes that need it.
 
     Raises:
         ConfigurationError: The model, or what the job asks of it, is not what it has to be; or the job asks for more
             sites than there are.
+        UntrustedRelease: The mode needs the release in use, and the registry does not verify.
     """
+    mode = mode_of(job.train.mode)
     expected, what = _expected(job, members)
     if what and job.participation.min_sites > len(expected):
         raise ConfigurationError(
             f"participation.min_sites: expected at most {len(expected)}, {what}, got {job.participation.min_sites}"
         )
-    base = load_base(job.model)
+    incumbent = load_base(job.model)
+    beginning = mode.begin(job, incumbent, in_use)
+    base = beginning.base
     train = resolve_train(job.train, base.compile_config)
-    return Plan(run, job, train, derive_contract(job, base, train), base, expected)
+    contract = derive_contract(_with_labels(job, beginning.labels), base, train)
+    return Plan(
+        run=run,
+        job=job,
+        train=train,
+        contract=contract,
+        base=base,
+        incumbent=incumbent,
+        in_use=_in_use(beginning, incumbent, contract),
+        start=beginning.start and [beginning.start[i] for i in contract.changing],
+        space=beginning.space,
+        expected=expected,
+    )
+
+
+def _with_labels(job: Job, labels: tuple[str, ...] | None) -> Job:
+    """The job with the names that its mode gives the labels."""
+    if labels is None:
+        return job
+    return job.model_copy(update={"contract": job.contract.model_copy(update={"labels": labels})})
+
+
+def _in_use(beginning: Beginning, incumbent: BaseModel, contract: Contract) -> Contract:
+    """The contract of the model in use, with the ranges of inputs that the base has as well."""
+    own = beginning.own_job
+    if own is None:
+        return contract
+    found = contract_of(own, incumbent, resolve_train(own.train, incumbent.compile_config))
+    return found.model_copy(update={"inputs": contract.inputs})
 
 
 def _expected(job: Job, members: Iterable[str] | None) -> tuple[tuple[str, ...], str]:

@@ -129,7 +129,8 @@ class Rounds:
         return state
 
     def _begin(self) -> Checkpoint:
-        params = [self._plan.base.weights[i] for i in self._plan.contract.changing]
+        plan = self._plan
+        params = list(plan.start) if plan.start else [plan.base.weights[i] for i in plan.contract.changing]
         beside = list(self._plan.variables.values())[len(params) :]
         params += [np.zeros(spec.shape, spec.dtype) for spec in beside]
         memory = self._method.begin(params)

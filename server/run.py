@@ -31,12 +31,13 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from fedretrain import atomic
+from fedretrain.contract import Contract
 from fedretrain.crashpoint import crash_point
 from fedretrain.digest import weights_digest
 from fedretrain.errors import ConfigurationError, FedretrainError, MachineError, RunStopped
 from fedretrain.job import Job
+from fedretrain.modelfile import BaseModel
 from fedretrain.runfolder import RunFolder
-from strategies.base import Arrays
 
 from .checkpoint import Checkpoint
 from .deliver import deliver
@@ -48,8 +49,9 @@ from .holdouts import holdout_digest, load_holdouts, record_use
 from .keras_file import keras_writer
 from .lineage import lineage_of_import, lineage_of_run
 from .messenger import limit_replies, messenger_of
+from .modes import Candidate
 from .monitor import make_monitor
-from .plan import Plan, make_plan
+from .plan import make_plan
 from .registry import Registry, Release, ReleaseDraft
 from .rounds import Rounds
 
@@ -104,12 +106,13 @@ class _Run:
         self._grid = grid
         self._federation = federation
         messenger = messenger_of(federation, grid, folder.run_id)
-        self._plan = make_plan(job, folder.run_id, federation.active() if federation else None)
+        self._registry = Registry.open(folder.out)
+        members = federation.active() if federation else None
+        self._plan = make_plan(job, folder.run_id, members, self._contract_in_use)
         limit_replies(grid, self._plan.variables.values())
         self._holdouts = [holdout_digest(data) for _, data in load_holdouts(job, self._plan.contract, self._plan.train)]
         self._monitor = make_monitor(self._plan, folder, emit, self._holdouts)
         self._rounds = Rounds(self._plan, grid, folder, emit, messenger, self._monitor)
-        self._registry = Registry.open(folder.out)
         self._opened = time.monotonic()
 
     def finish(self) -> dict[str, Any]:
@@ -117,7 +120,7 @@ class _Run:
         parent = self._parent()
         with closing(self._monitor):
             state = self._rounds.run()
-        candidate = _whole(self._plan, self._plan.own(state.params))
+        candidate = self._plan.mode.candidate(self._plan, state, self._rounds)
         judging = time.monotonic()
         report = self._judge(candidate)
         releasing = time.monotonic()
@@ -152,19 +155,31 @@ class _Run:
         crash_point("result-written")
         return result
 
+    def _contract_in_use(self) -> Contract | None:
+        """That of the release this run may replace, as its first start found it."""
+        state = self._registry.state()
+        if state is None or state.ledger.incumbent is None:
+            return None
+        published = [i for i, entry in state.ledger.releases.items() if entry.run == self._folder.run_id]
+        identity: str | None = state.ledger.incumbent
+        if published:
+            identity = self._registry.load(published[0])[0].lineage["parent"]
+        return None if identity is None else self._registry.load(identity)[0].contract
+
     def _parent(self) -> str | None:
         """Id of the release this run may replace; the base model becomes the first release where there is none."""
         state, plan = self._registry.state(), self._plan
         if state is None or state.ledger.incumbent is None:
-            return self._registry.publish(self._draft(plan.base.weights, {}, lineage_of_import(plan)), None).id
+            draft = self._draft(plan.incumbent, plan.in_use, {}, lineage_of_import(plan))
+            return self._registry.publish(draft, None).id
         published = [i for i, entry in state.ledger.releases.items() if entry.run == plan.run]
         if published:  # by an earlier start, which died before it could say so
             parent: str | None = self._registry.load(published[0])[0].lineage["parent"]
             return parent
         incumbent, _ = self._registry.load(state.ledger.incumbent)
         if (weights_digest(incumbent.weights), incumbent.contract.architecture) != (
-            plan.contract.base,
-            plan.contract.architecture,
+            plan.in_use.base,
+            plan.in_use.architecture,
         ):
             raise ConfigurationError(
                 f"model.path: expected the model in use, release {incumbent.id[:16]} in {self._registry.folder}, got "
@@ -173,15 +188,17 @@ class _Run:
             )
         return incumbent.id
 
-    def _judge(self, candidate: Arrays) -> dict[str, Any]:
+    def _judge(self, candidate: Candidate) -> dict[str, Any]:
         """The gate's report; one that is written down already stands."""
-        digest = weights_digest(candidate)
+        digest = weights_digest(candidate.model.weights)
         kept = _read_json(self._folder.gate) if self._folder.gate.exists() else {}
         if kept.get("candidate") != digest:
             crash_point("gate-started")
             plan = self._plan
             uses = record_use(self._folder.out, plan.run, self._holdouts)
-            report = judge(plan.job, plan.contract, plan.train, plan.base, candidate, uses=uses)
+            report = judge(
+                plan.job, plan.contract, plan.train, plan.incumbent, candidate.model, uses=uses, space=plan.space
+            )
             kept = {"candidate": digest, "report": report.as_dict()}
             atomic.write_json(self._folder.gate, kept)
             crash_point("gate-finished")
@@ -189,8 +206,9 @@ class _Run:
         verdict: dict[str, Any] = kept["report"]
         return verdict
 
-    def _publish(self, candidate: Arrays, report: dict[str, Any], state: Checkpoint, parent: str | None) -> Release:
-        draft = self._draft(candidate, report, lineage_of_run(self._plan, state.history, parent))
+    def _publish(self, candidate: Candidate, report: dict[str, Any], state: Checkpoint, parent: str | None) -> Release:
+        lineage = lineage_of_run(self._plan, state.history, parent, candidate.about)
+        draft = self._draft(candidate.model, candidate.contract, report, lineage)
         wish = desired(self._folder) if self._federation else None  # SuperLink ends a process only some time later
         if wish is not None and wish.state == "stop":
             raise RunStopped(
@@ -208,18 +226,12 @@ class _Run:
         except FedretrainError as error:
             self._emit("warning", text=f"the release could not be brought to all sites: {error}")
 
-    def _draft(self, weights: Arrays, report: dict[str, Any], lineage: dict[str, Any]) -> ReleaseDraft:
-        base, allowed = self._plan.base, self._plan.job.model.allow_modules
-        writer = keras_writer(base.architecture, weights, base.compile_config, allowed)
-        return ReleaseDraft(base.architecture, weights, self._plan.contract, report, lineage, writer)
-
-
-def _whole(plan: Plan, params: Arrays) -> Arrays:
-    """Every variable of the candidate: the base model's, with those that changed in their places."""
-    weights = list(plan.base.weights)
-    for position, values in zip(plan.contract.changing, params, strict=True):
-        weights[position] = values
-    return weights
+    def _draft(
+        self, model: BaseModel, contract: Contract, report: dict[str, Any], lineage: dict[str, Any]
+    ) -> ReleaseDraft:
+        allowed = self._plan.job.model.allow_modules
+        writer = keras_writer(model.architecture, model.weights, model.compile_config, allowed)
+        return ReleaseDraft(model.architecture, model.weights, contract, report, lineage, writer)
 
 
 def _bytes(history: Sequence[Mapping[str, Any]], model_bytes: int) -> dict[str, Any]:

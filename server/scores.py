@@ -1,8 +1,9 @@
 """What incumbent and candidate score on the same examples: predictions in, one number per example out.
 
-Both models are one built architecture with one set of weights after the other, in inference mode, over the same
-batches, so equal weights have equal scores to the bit. Only scores are kept, never predictions. A row for which any
-output of the model is not finite scores NaN, whichever output is judged.
+Both models run in inference mode over the same batches; where they are of one architecture it is built once and has one
+set of weights after the other, so equal weights have equal scores to the bit. Where they answer in different label
+spaces, the incumbent's answers are put into the candidate's words first (``fedretrain.labelspace``). Only scores are
+kept, never predictions. A row for which any output of the model is not finite scores NaN, whichever output is judged.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from fedretrain.contract import Contract
 from fedretrain.dataset import Dataset
 from fedretrain.job import HoldoutSection, ModelSection, TrainSection
+from fedretrain.labelspace import LabelSpace
 from fedretrain.modelfile import BaseModel
 
 from .measure import Arrays, Measure, Metric, Scorer, choose_measure, is_single_decision, make_scorer, two_labels
@@ -45,42 +47,60 @@ class Scores:
     slices: NDArray[Any] | None = None
 
 
-def score_holdouts(
+def score_holdouts(  # noqa: PLR0913, PLR0917 - what scores depend on, each from another source
     model_section: ModelSection,
     contract: Contract,
     train: TrainSection,
-    models: tuple[BaseModel, Arrays],
+    models: tuple[BaseModel, BaseModel],
     holdouts: Sequence[tuple[HoldoutSection, Dataset]],
+    space: LabelSpace | None = None,
 ) -> list[Scores]:
     """Run both models over all holdouts.
 
     Args:
-        model_section: The job's model table: what is frozen, and whose classes may be built.
-        contract: What data and weights belong to.
+        model_section: The job's model table: whose classes may be built.
+        contract: The candidate's; what data belong to.
         train: Resolved; its loss is what the metric "loss" means.
-        models: The incumbent, and the candidate's variables by position.
+        models: The incumbent and the candidate.
         holdouts: Checked data in the contract's dtypes (``fedretrain.dataset.as_arrays``).
+        space: How the incumbent's labels become the contract's, where they differ.
 
     Raises:
         ConfigurationError: A metric, output or loss that does not fit the model.
         ModelRefused: Weights that do not belong to the architecture.
     """
-    from fedretrain.architecture import set_weights
-    from fedretrain.variables import prepare_model
+    from fedretrain.architecture import build, set_weights
 
     measures = [choose_measure(section, contract, train) for section, _ in holdouts]
     scorers = [make_scorer(measure, contract, train) for measure in measures]
-    base, candidate = models
-    model = prepare_model(base.architecture, model_section.freeze, model_section.allow_modules, base.weights)
+    built: dict[str, Any] = {}
     rows: list[list[NDArray[Any]]] = []
-    for weights in (base.weights, candidate):
-        set_weights(model, weights)
-        predict = make_predictor(model, contract)
+    for which, wanted in zip((space, None), models, strict=True):
+        if wanted.architecture not in built:
+            built = {wanted.architecture: build(wanted.architecture, model_section.allow_modules)}
+        model = built[wanted.architecture]
+        set_weights(model, wanted.weights)
+        predict = _in_space(make_predictor(model, contract), contract, which)
         rows.append([score_rows(data, contract, predict, s) for s, (_, data) in zip(scorers, holdouts, strict=True)])
     return [
         _collected(measure, contract, data, *pair)
         for measure, (_, data), *pair in zip(measures, holdouts, *rows, strict=True)
     ]
+
+
+def _in_space(
+    predict: Callable[[Dataset], Arrays], contract: Contract, space: LabelSpace | None
+) -> Callable[[Dataset], Arrays]:
+    """The predictor, with the output that the space belongs to in the contract's labels."""
+    if space is None:
+        return predict
+    position = [spec.name for spec in contract.outputs].index(space.output)
+
+    def translated(batch: Dataset) -> Arrays:
+        found = predict(batch)
+        return [space.answers(p) if i == position else p for i, p in enumerate(found)]
+
+    return translated
 
 
 def _collected(

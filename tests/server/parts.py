@@ -39,7 +39,7 @@ def make_job(folder: Path, *, rounds: int = 3, strategy: str = "fedavg", setting
 def make_plan(job: Job, run: str = "r1", contract: Contract = CONTRACT) -> Plan:
     base = BaseModel(architecture="{}", weights=weights(contract), compile_config=None)
     contract = contract.model_copy(update={"base": weights_digest(base.weights)})
-    return Plan(run, job, job.train, contract, base)
+    return Plan(run, job, job.train, contract, base, base, contract)
 
 
 class Loop:

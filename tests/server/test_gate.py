@@ -1,6 +1,7 @@
 """The gate's verdicts: rules, slices, what is too small, and real Keras models end to end."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +269,8 @@ class Real:
         self.contract = derive_contract(self.job, self.base, self.train)
 
     def judge(self, candidate: Arrays, **settings: Any) -> GateReport:
-        return judge(self.job, self.contract, self.train, self.base, candidate, **settings)
+        model = replace(self.base, weights=candidate)
+        return judge(self.job, self.contract, self.train, self.base, model, **settings)
 
     def flipped(self) -> Arrays:
         """A candidate whose last layer's kernel and bias have the other sign."""
