@@ -75,7 +75,7 @@ def stop(folder: RunFolder) -> RunFolder:
 
 def find(federation: Federation, run: str) -> RunFolder:
     """The run with this id, or the only one whose id begins so; raises ConfigurationError."""
-    names = sorted(file.parent.name for file in federation.runs.glob("*/job.json"))
+    names = sorted(folder.run_id for folder in _folders(federation))
     matches = [run] if run in names else [name for name in names if name.startswith(run)]
     if len(matches) == 1:
         return federation.runfolder(matches[0])
@@ -85,8 +85,7 @@ def find(federation: Federation, run: str) -> RunFolder:
 
 def runs(federation: Federation) -> list[dict[str, Any]]:
     """Every run, oldest first, as ``run`` tells it, without the rounds."""
-    folders = [RunFolder(file.parent) for file in federation.runs.glob("*/job.json")]
-    told = [run(federation, folder) for folder in sorted(folders, key=lambda f: f.job.stat().st_mtime)]
+    told = [run(federation, folder) for folder in sorted(_folders(federation), key=lambda f: f.job.stat().st_mtime)]
     return [{key: value for key, value in one.items() if key != "result"} for one in told]
 
 
@@ -206,6 +205,20 @@ def _check(federation: Federation, job: Job, path: Path) -> None:
             f"{path}: participation.min_sites: expected at most {members}, the number of admitted sites, got "
             f"{job.participation.min_sites}; admit more with 'fedretrain server admit', or lower it"
         )
+
+
+def _folders(federation: Federation) -> list[RunFolder]:
+    """Every run's folder; the segments of an online job (``server.online``) are part of that."""
+    folders = [RunFolder(file.parent) for file in federation.runs.glob("*/job.json")]
+    return [folder for folder in folders if not _is_segment(folder)]
+
+
+def _is_segment(folder: RunFolder) -> bool:
+    whole, _, number = folder.run_id.rpartition(".")
+    if not (whole and number.isdecimal() and (folder.root.parent / whole / "job.json").exists()):
+        return False
+    job = folder.load_job()
+    return job.online is not None and job.online.begun is not None
 
 
 def _wish(folder: RunFolder) -> str | None:
