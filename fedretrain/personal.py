@@ -32,8 +32,8 @@ def personal_variables(model: "keras.Model", strategy: NamedConfig | None) -> fr
     layers = [layer for layer in _CHOICES[strategy.name](model, strategy) if layer.trainable and layer.variables]
     if not layers:
         raise ConfigurationError(
-            f"strategy {strategy.name}: expected layers that train to keep at the sites, got none in "
-            f"'{model.name}'; without personal layers it is fedavg"
+            f"strategy {strategy.name}: expected {_WANTED[strategy.name]}, got none of these in '{model.name}'; "
+            "without personal layers it would be fedavg"
         )
     return frozenset(id(variable) for layer in layers for variable in layer.variables)
 
@@ -61,3 +61,7 @@ def _batch_norms(model: "keras.Model", strategy: NamedConfig) -> list[Any]:  # n
 
 
 _CHOICES = {"fedper": _named, "fedbn": _batch_norms}
+_WANTED = {
+    "fedper": "patterns in strategy.layers over layers that train, to be kept at the sites",
+    "fedbn": "BatchNormalization layers that are not frozen",
+}

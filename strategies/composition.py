@@ -19,6 +19,7 @@ _SAME_INPUTS = "each of them chooses the inputs of a step; take one"
 PAIRS: dict[tuple[str, str], str] = {
     ("fedprox", "proximal"): "they are the same term; set strategy.mu",
     ("fgsm", "pgd"): _SAME_INPUTS,
+    ("ditto", "proximal"): "a site's own model has that term; set strategy.strength",
     ("reptile", "perfedavg"): "both learn a start that adapts quickly, Reptile from whole updates; take one",
     ("scaffold", "proximal"): (
         "SCAFFOLD takes what a site changed as the sum of its gradients, and the proximal term would be in it; take one"

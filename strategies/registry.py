@@ -17,6 +17,7 @@ from .adversarial import FGSM, PGD
 from .base import Settings, Strategy
 from .composition import KEY, check_mode, check_pairs, objective_configs, own_settings
 from .distillation import Distillation
+from .ditto import Ditto
 from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
 from .fedavg import FedAvg
@@ -28,8 +29,10 @@ from .l2sp import L2SP
 from .median import Median
 from .objective import LocalObjective, ObjectiveSettings, composed
 from .perfedavg import PerFedAvg
+from .personal import FedBN, FedPer
 from .recency import Recency
 from .reptile import Reptile
+from .scaffold import Scaffold
 from .trimmed_mean import TrimmedMeanSettings
 from .window import Window
 
@@ -38,7 +41,10 @@ if TYPE_CHECKING:
 
 BUILT_IN: dict[str, type[Settings]] = {
     c.name: c
-    for c in (FedAvg, FedProx, FedAvgM, FedAdagrad, FedAdam, FedYogi, Reptile, Krum, Median, TrimmedMeanSettings)
+    for c in (
+        *(FedAvg, FedProx, FedAvgM, FedAdagrad, FedAdam, FedYogi, Reptile, Scaffold, FedPer, FedBN, Ditto),
+        *(Krum, Median, TrimmedMeanSettings),
+    )
 }
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
     c.name: c for c in (ProximalSettings, L2SP, Distillation, FGSM, PGD, PerFedAvg, Recency, Window)
