@@ -4,7 +4,7 @@ Invariant: no array is taken whose key, serialisation, header, shape, dtype or l
 says of the variable (``fedretrain.arrays``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, RecordDict
@@ -14,24 +14,37 @@ from fedretrain.arrays import view
 from fedretrain.contract import Contract, VariableSpec, key, keys
 from fedretrain.digest import sha256
 from fedretrain.errors import DeclinedRequest, RejectedUpdate
+from fedretrain.job import NamedConfig
 from fedretrain.messages import record
+from fedretrain.sums import companion_specs
+from fedretrain.travel import travelling_variables
 
 
 def changing_arrays(content: RecordDict, contract: Contract) -> list[NDArray[Any]]:
     """The variables that travel, in the order of ``contract.changing``; raises DeclinedRequest ``request-invalid``."""
-    return _arrays(content, contract, contract.changing)
+    return _arrays(content, dict(zip(keys(contract.changing), contract.changing_specs, strict=True)))
+
+
+def travelling_arrays(content: RecordDict, contract: Contract, strategy: NamedConfig) -> list[NDArray[Any]]:
+    """All that travels in a round (``fedretrain.travel``), in order; raises DeclinedRequest ``request-invalid``."""
+    return _arrays(content, travelling_variables(contract, strategy))
 
 
 def all_arrays(content: RecordDict, contract: Contract) -> list[NDArray[Any]]:
     """Every variable of the model by position; raises DeclinedRequest ``request-invalid``."""
-    return _arrays(content, contract, range(len(contract.variables)))
+    return _arrays(content, {key(i): spec for i, spec in enumerate(contract.variables)})
 
 
-def _arrays(content: RecordDict, contract: Contract, positions: Sequence[int]) -> list[NDArray[Any]]:
+def companion_arrays(content: RecordDict, contract: Contract) -> list[NDArray[Any]]:
+    """The arrays of a companion (``fedretrain.sums``); raises DeclinedRequest ``request-invalid``."""
+    return _arrays(content, companion_specs(contract))
+
+
+def _arrays(content: RecordDict, specs: Mapping[str, VariableSpec]) -> list[NDArray[Any]]:
     found = record(content, "arrays", ArrayRecord)
-    if found is None or sorted(found) != keys(positions):
-        raise DeclinedRequest("request-invalid", "arrays", f"{len(positions)} arrays, by position of their variables")
-    return [_view(key(p), found[key(p)], contract.variables[p]) for p in positions]
+    if found is None or sorted(found) != sorted(specs):
+        raise DeclinedRequest("request-invalid", "arrays", f"{len(specs)} arrays, by position of their variables")
+    return [_view(name, found[name], spec) for name, spec in specs.items()]
 
 
 def _view(name: str, array: Array, spec: VariableSpec) -> NDArray[Any]:

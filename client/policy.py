@@ -107,6 +107,17 @@ def check_examples(policy: Policy, request: PrepareRequest, site: str, count: in
             raise _refused("max_local_epochs", f"at most {policy.max_local_epochs}; take fewer local_steps")
 
 
+def check_sum(policy: Policy, name: str, count: int | None = None) -> None:
+    """Whether a sum (``fedretrain.sums``) may leave, as the statistic "sum-NAME"; ``count``: about so many examples.
+
+    Raises:
+        DeclinedRequest: ``policy``, naming the rule.
+    """
+    _fits(policy.statistics, f"sum-{name}", "statistics")
+    if count is not None and count < policy.min_count:
+        raise _refused("min_count", f"at least {policy.min_count} examples for a statistic")
+
+
 def statistics_to_tell(policy: Policy, metrics: Mapping[str, float], train: int, validation: int) -> dict[str, float]:
     """The statistics among ``metrics`` that may leave; ``val-...`` are about ``validation`` examples, others ``train``.
 

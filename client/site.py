@@ -11,7 +11,8 @@ Invariants:
 import logging
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +26,48 @@ from fedretrain.digest import weights_digest
 from fedretrain.errors import DataMismatch, DeclinedRequest, FedretrainError
 from fedretrain.messages import (
     BASE,
+    COMPANION,
     PREPARE,
+    SUM,
     TRAIN,
     BaseReply,
     BaseRequest,
+    CompanionReply,
+    CompanionRequest,
     Declined,
     PrepareReply,
     PrepareRequest,
+    SumReply,
+    SumRequest,
     TrainReply,
     TrainRequest,
     pack,
     unpack_request,
 )
+from fedretrain.sums import sum_specs
 
+from . import sums
 from .bulk import Bulk
 from .coding import Encoder, codec_of
-from .incoming import all_arrays, changing_arrays
+from .incoming import all_arrays, changing_arrays, companion_arrays
 from .outgoing import packed, written
-from .policy import Policy, check_examples
+from .policy import Policy, check_examples, check_sum
 from .sampling import split
 from .store import SiteStore
 from .trainer import Order, Result, Trainer
 
 log = logging.getLogger(__name__)
+
+Request = PrepareRequest | BaseRequest | TrainRequest | SumRequest | CompanionRequest
+
+_NONE: Mapping[str, str] = {}
+_BODIES: dict[str, type[Request]] = {
+    PREPARE: PrepareRequest,
+    BASE: BaseRequest,
+    TRAIN: TrainRequest,
+    SUM: SumRequest,
+    COMPANION: CompanionRequest,
+}
 
 
 class Site:
@@ -94,20 +114,31 @@ class Site:
                 return self._prepare(body)
             if isinstance(body, BaseRequest):
                 return self._keep_base(body, content)
+            if isinstance(body, CompanionRequest):
+                return self._keep_companion(body, content)
+            if isinstance(body, SumRequest):
+                return self._sum(body, content)
             return self._train(body, content)
         except Exception as error:  # noqa: BLE001 - this is the boundary: whatever happens here must become an answer
             return pack(self._declined(run, message_type, error))
 
-    def update(self, request: PrepareRequest, round_: int, received: list[NDArray[Any]]) -> Result | Declined:
+    def update(
+        self,
+        request: PrepareRequest,
+        round_: int,
+        received: list[NDArray[Any]],
+        companions: Mapping[str, str] = _NONE,
+    ) -> Result | Declined:
         """What ``handle`` makes of a train request, without the records it would travel in; never raises.
 
         Args:
             request: What this site was asked to prepare; the same object for as long as nothing changed.
             round_: The round.
             received: The global values of the variables that travel, in the order of ``contract.changing``.
+            companions: As ``TrainRequest`` has them.
         """
         try:
-            return self._update(request, round_, received)
+            return self._update(request, round_, received, companions)
         except Exception as error:  # noqa: BLE001 - as in ``handle``
             return self._declined(request.run, TRAIN, error)
 
@@ -137,6 +168,38 @@ class Site:
         self._store.put_base(body.base, all_arrays(content, contract))
         return pack(BaseReply(run=body.run, site=self.name, base=body.base))
 
+    def _keep_companion(self, body: CompanionRequest, content: RecordDict) -> RecordDict:
+        contract = self._prepared(body.run).contract
+        self._store.put_companion(body.companion, companion_arrays(content, contract))
+        return pack(CompanionReply(run=body.run, site=self.name, companion=body.companion))
+
+    def _sum(self, body: SumRequest, content: RecordDict) -> RecordDict:
+        """A mean over examples of this site (``client.sums``), where the policy lets it leave."""
+        request = self._prepared(body.run)
+        contract = request.contract
+        if body.contract != contract.digest:
+            raise DeclinedRequest("request-invalid", "contract", "the one this run was prepared with")
+        sums.check(body.sum, request)
+        received = changing_arrays(content, contract)
+        if weights_digest(received) != body.globals_digest:
+            raise DeclinedRequest("request-invalid", "arrays", "arrays with the digest that the request names")
+        policy = self._policy or Policy()
+        check_sum(policy, body.sum.name)
+        order = Order(request, self.name, 0, self._allow_modules, policy.max_seconds)
+        data = self._examples(request)
+        found = self._trainer.sum(order, body.sum, lambda: self._base(contract), received, data)
+        check_sum(policy, body.sum.name, found.examples)
+        reply = SumReply(
+            run=body.run,
+            site=self.name,
+            sum=body.sum.name,
+            contract=contract.digest,
+            globals_digest=body.globals_digest,
+            sum_digest=weights_digest(found.arrays),
+        )
+        arrays = dict(zip(sum_specs(body.sum, contract), found.arrays, strict=True))
+        return pack(reply, arrays, {"num-examples": found.examples})
+
     def _train(self, body: TrainRequest, content: RecordDict) -> RecordDict:
         request = self._prepared(body.run)
         contract = request.contract
@@ -145,7 +208,7 @@ class Site:
         received = changing_arrays(content, contract)
         if weights_digest(received) != body.globals_digest:
             raise DeclinedRequest("request-invalid", "arrays", "arrays with the digest that the request names")
-        result = self._update(request, body.round, received)
+        result = self._update(request, body.round, received, body.companions)
         encoder = Encoder(request, self.name, body.round, self._store.residuals)
         payloads = zip(keys(contract.changing), map(encoder.encode, result.update), strict=True)
         update, digest = written(payloads, Bulk(self._spool)) if self._spool else packed(payloads)
@@ -162,9 +225,14 @@ class Site:
         content["arrays"] = update
         return content
 
-    def _update(self, request: PrepareRequest, round_: int, received: list[NDArray[Any]]) -> Result:
+    def _update(
+        self, request: PrepareRequest, round_: int, received: list[NDArray[Any]], companions: Mapping[str, str]
+    ) -> Result:
         seconds = self._policy.max_seconds if self._policy else None
         order = Order(request, self.name, round_, self._allow_modules, seconds, later=self._spool is not None)
+        if companions:
+            given = {f"companion:{name}": self._companion(digest) for name, digest in companions.items()}
+            order = replace(order, given=given)
         data = self._examples(request)
         started = time.monotonic()
         result = self._trainer.train(order, lambda: self._base(request.contract), received, data)
@@ -182,6 +250,12 @@ class Site:
         arrays = self._store.base(contract.base)
         if arrays is None:
             raise DeclinedRequest("model-missing", "base", "the base model before training is asked for")
+        return arrays
+
+    def _companion(self, digest: str) -> list[NDArray[Any]]:
+        arrays = self._store.companion(digest)
+        if arrays is None:
+            raise DeclinedRequest("model-missing", "companion", "what the run's objectives need before training")
         return arrays
 
     def counts(self, run: str) -> tuple[int, int]:
@@ -229,14 +303,12 @@ class Site:
         return Declined(run=run, site=self.name, code="site-failure", expected="see the site's log")
 
 
-def _body(message_type: str, content: RecordDict) -> PrepareRequest | BaseRequest | TrainRequest:
-    if message_type == PREPARE:
-        return unpack_request(content, PrepareRequest)
-    if message_type == BASE:
-        return unpack_request(content, BaseRequest)
-    if message_type == TRAIN:
-        return unpack_request(content, TrainRequest)
-    raise DeclinedRequest("request-invalid", "message type", f"{PREPARE}, {BASE} or {TRAIN}")
+def _body(message_type: str, content: RecordDict) -> Request:
+    kind = _BODIES.get(message_type)
+    if kind is None:
+        raise DeclinedRequest("request-invalid", "message type", f"one of {', '.join(_BODIES)}")
+    body: Request = unpack_request(content, kind)  # type: ignore[type-var]  # each of them is one
+    return body
 
 
 def log_without_text(doing: str, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""What a site keeps between messages: base models by digest, and what it was asked to prepare by run.
+"""What a site keeps between messages: base models and companions by digest, and what it was asked to prepare by run.
 
 Invariants: a file is there whole or not at all; what is read is what was checked when it was written, or it counts as
 not there. No name that came in a message becomes part of a path.
@@ -6,6 +6,7 @@ not there. No name that came in a message becomes part of a path.
 Layout of the folder::
 
     base/<weights digest>.safetensors     every variable of a base model, by ``fedretrain.contract.key``
+    companions/<digest>.safetensors       arrays that a run's objectives need, by position among themselves
     runs/<SHA-256 of the run's id>.json   the run's PrepareRequest, canonical JSON
     residuals/                            what codecs left out of updates (``client.residuals``)
 
@@ -28,6 +29,7 @@ from fedretrain.messages import PrepareRequest
 
 log = logging.getLogger(__name__)
 
+MOST_COMPANIONS = 4  # sets of arrays in memory
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -36,6 +38,7 @@ class SiteStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._companions: dict[str, list[NDArray[Any]]] = {}  # the last ones: the same arrays for the same digest
 
     @property
     def residuals(self) -> Path:
@@ -65,15 +68,29 @@ class SiteStore:
 
         They are mapped from the file, read-only.
         """
-        path = self._base_path(digest)
-        if not path.is_file():
-            return None
-        arrays = _read_arrays(path)
-        if arrays is None or weights_digest(arrays) != digest:
-            log.warning("%s: damaged, removed; the server will send the base model again", path)
-            path.unlink(missing_ok=True)
-            return None
-        return arrays
+        return self._checked(self._base_path(digest), digest)
+
+    def put_companion(self, digest: str, arrays: list[NDArray[Any]]) -> None:
+        """Keep arrays that a run's objectives need, under their weights digest; raises as ``put_base``."""
+        if self.companion(digest) is not None:
+            return
+        path = self._companion_path(digest)
+        if weights_digest(arrays) != digest:
+            raise DeclinedRequest("request-invalid", "companion", "arrays with the digest that the request names")
+        atomic.make_folder(path.parent)
+        with atomic.replacing(path) as temporary:
+            arrayfile.write(temporary, {key(i): array for i, array in enumerate(arrays)})
+
+    def companion(self, digest: str) -> list[NDArray[Any]] | None:
+        """The arrays kept under this digest, the same ones each time; None as ``base``."""
+        if digest not in self._companions:
+            arrays = self._checked(self._companion_path(digest), digest)
+            if arrays is None:
+                return None
+            while len(self._companions) >= MOST_COMPANIONS:
+                del self._companions[next(iter(self._companions))]
+            self._companions[digest] = arrays
+        return self._companions[digest]
 
     def put_run(self, run: str, request: PrepareRequest) -> None:
         """Keep what a run asked for; the same run again replaces it. Raises MachineError."""
@@ -91,10 +108,25 @@ class SiteStore:
             log.warning("%s: not readable, ignored; the server will have to prepare this site again", run)
             return None
 
+    def _checked(self, path: Path, digest: str) -> list[NDArray[Any]] | None:
+        if not path.is_file():
+            return None
+        arrays = _read_arrays(path)
+        if arrays is None or weights_digest(arrays) != digest:
+            log.warning("%s: damaged, removed; the server will send it again", path)
+            path.unlink(missing_ok=True)
+            return None
+        return arrays
+
     def _base_path(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise DeclinedRequest("request-invalid", "base", "a SHA-256 in lower-case hexadecimal")
         return self._folder / "base" / f"{digest}.safetensors"
+
+    def _companion_path(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise DeclinedRequest("request-invalid", "companion", "a SHA-256 in lower-case hexadecimal")
+        return self._folder / "companions" / f"{digest}.safetensors"
 
     def _run_path(self, run: str) -> Path:
         return self._folder / "runs" / f"{sha256(run.encode())}.json"
