@@ -344,6 +344,8 @@ def load_job(path: Path) -> Job:
 def parse_job(raw: dict[str, Any], path: Path) -> Job:
     """Check the tables of a job file that was read from ``path``; raises ConfigurationError as ``load_job``."""
     job = check_toml(raw, Job, path)
+    if job.online is not None and job.online.begun is not None:
+        raise ConfigurationError(f"{path}: online.begun: set in the jobs of segments alone; leave it out")
     folder = path.parent.resolve()
     job = job.model_copy(
         update={

@@ -59,6 +59,13 @@ def rounds_before(job: Job) -> int:
     return (job.online.begun if job.online else None) or 0
 
 
+def whole_run(job: Job, folder: RunFolder) -> RunFolder:
+    """The folder of the run that an operator knows: the whole's, where the job is of a segment."""
+    if job.online is None or job.online.begun is None:
+        return folder
+    return RunFolder(folder.root.with_name(folder.run_id.rpartition(".")[0]))
+
+
 def run_segments(
     job: Job, folder: RunFolder, emit: EventLog, run_one: RunOne, before_each: Callable[[], None] = lambda: None
 ) -> Record:

@@ -38,6 +38,7 @@ from .intake import Bounds, Intake
 from .messenger import PLAIN, Messenger
 from .monitor import Monitor
 from .norms import l2_norm
+from .online import rounds_before
 from .plan import Plan
 from .prepare import Site
 from .saving import Saver
@@ -134,7 +135,7 @@ class Rounds:
         beside = list(self._plan.variables.values())[len(params) :]
         params += [np.zeros(spec.shape, spec.dtype) for spec in beside]
         memory = self._method.begin(params)
-        return Checkpoint(self._plan.run, self._plan.contract.digest, 0, params, memory, (), ())
+        return Checkpoint(plan.run, plan.contract.digest, rounds_before(plan.job), params, memory, (), ())
 
     def _resume(self, checkpoints: Checkpoints) -> Checkpoint | None:
         """The newest checkpoint that verifies, None where the run begins."""

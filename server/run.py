@@ -7,6 +7,7 @@ Invariants:
 - Only a candidate that the gate passed is released, and only in place of the model it was trained from.
 - A federation's run that was asked to stop releases nothing until it is asked to go on.
 - A finished run returns its result, whoever asks how often.
+- An online job is a run for each of its segments, with a result of its own beside theirs (``server.online``).
 - In a federation every message is sealed (``server.messenger``), and a release is brought to the connected sites before
   the run is finished; what goes wrong there is the sites' affair and changes nothing about the run.
 
@@ -16,6 +17,8 @@ The result, ``fedretrain.result/1``, is a JSON object::
      "rounds": [...], "monitor": [{"round", "loss", "metrics", "seconds"}], "gate": {...},
      "bytes": {"down", "up", "base", "total", "whole_model_total", "ratio"},
      "seconds": {"total", "open", "prepare", "rounds", "gate", "release"}}     release: with its delivery
+
+An online job's has "segments" too (``server.online``); what is of one gate there is of the last segment's.
 
 Bytes are those of arrays as they travelled; ``base`` is what sites without the base model were sent, ``total`` the sum
 of the three, ``whole_model_total`` what the same requests and replies of the rounds would have taken with every
@@ -51,6 +54,7 @@ from .lineage import lineage_of_import, lineage_of_run
 from .messenger import limit_replies, messenger_of
 from .modes import Candidate
 from .monitor import make_monitor
+from .online import is_divided, run_segments, whole_run
 from .plan import make_plan
 from .registry import Registry, Release, ReleaseDraft
 from .rounds import Rounds
@@ -89,11 +93,33 @@ def execute(
             return _read_json(folder.result)
         emit = EventLog(folder, on_event)
         try:
+            if is_divided(job):
+                return _in_segments(job, grid, folder, emit, federation)
             return _Run(job, grid, folder, emit, federation).finish()
         except FedretrainError as error:
             with suppress(MachineError):  # where the disk is full there is no room for this line either
                 emit("failed", reason=str(error))
             raise
+
+
+def _in_segments(
+    job: Job, grid: Grid, folder: RunFolder, emit: EventLog, federation: Federation | None
+) -> dict[str, Any]:
+    """``execute`` for an online job: each segment is executed, and what they come to is the result."""
+    result = run_segments(
+        job,
+        folder,
+        emit,
+        lambda part, own, watch: execute(part, grid, own, watch, federation),
+        lambda: _check_wish(folder, federation, "stopped by its operator between two segments; to go on"),
+    )
+    if result["release"] is not None:
+        emit("released", release=result["release"])
+    else:
+        emit("rejected", reasons=result["gate"]["reasons"])
+    atomic.write_json(folder.result, result)
+    crash_point("result-written")
+    return result
 
 
 class _Run:
@@ -209,12 +235,9 @@ class _Run:
     def _publish(self, candidate: Candidate, report: dict[str, Any], state: Checkpoint, parent: str | None) -> Release:
         lineage = lineage_of_run(self._plan, state.history, parent, candidate.about)
         draft = self._draft(candidate.model, candidate.contract, report, lineage)
-        wish = desired(self._folder) if self._federation else None  # SuperLink ends a process only some time later
-        if wish is not None and wish.state == "stop":
-            raise RunStopped(
-                "stopped by its operator before it released anything; the verdict is kept, and 'fedretrain server "
-                f"resume {self._plan.run}' releases the candidate"
-            )
+        whole = whole_run(self._plan.job, self._folder)
+        kept = "stopped by its operator before it released the candidate; the verdict is kept, and to release it"
+        _check_wish(whole, self._federation, kept)
         return self._registry.publish(draft, expected_parent=parent)
 
     def _deliver(self) -> None:
@@ -232,6 +255,13 @@ class _Run:
         allowed = self._plan.job.model.allow_modules
         writer = keras_writer(model.architecture, model.weights, model.compile_config, allowed)
         return ReleaseDraft(model.architecture, model.weights, contract, report, lineage, writer)
+
+
+def _check_wish(folder: RunFolder, federation: Federation | None, what: str) -> None:
+    """Raise RunStopped where a federation's operator has asked for it."""
+    wish = desired(folder) if federation else None  # SuperLink ends a process only some time later
+    if wish is not None and wish.state == "stop":
+        raise RunStopped(f"{what}: fedretrain server resume {folder.run_id}")
 
 
 def _bytes(history: Sequence[Mapping[str, Any]], model_bytes: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ __all__ = ["MODES", "Beginning", "Candidate", "InUse", "Mode", "mode_of", "whole
 MODES: dict[str, Mode] = {
     "continue": Mode(),
     "full": Full(),
+    "online": Mode(),  # each of its segments goes on from the model in use (``server.online``)
 }
 
 
