@@ -42,6 +42,18 @@ def base(message: Message, context: Context) -> Message:
     return _answer(message, context)
 
 
+@app.query("companion")
+def companion(message: Message, context: Context) -> Message:
+    """Answer ``query.companion``."""
+    return _answer(message, context)
+
+
+@app.query("sum")
+def sum_(message: Message, context: Context) -> Message:
+    """Answer ``query.sum``."""
+    return _answer(message, context)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Answer ``train``."""

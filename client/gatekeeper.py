@@ -25,13 +25,17 @@ from fedretrain.errors import ConfigurationError, DataMismatch, DeclinedRequest
 from fedretrain.membership import Kit, public_key
 from fedretrain.messages import (
     BASE,
+    COMPANION,
     PREPARE,
     RELEASE,
+    SUM,
     TRAIN,
     BaseRequest,
+    CompanionRequest,
     Declined,
     PrepareRequest,
     ReleaseRequest,
+    SumRequest,
     TrainRequest,
     pack,
     unpack_request,
@@ -54,13 +58,15 @@ from .store import SiteStore
 
 log = logging.getLogger(__name__)
 
-Request = PrepareRequest | BaseRequest | TrainRequest | ReleaseRequest
+Request = PrepareRequest | BaseRequest | TrainRequest | ReleaseRequest | SumRequest | CompanionRequest
 
-_KINDS: dict[str, type[PrepareRequest] | type[BaseRequest] | type[TrainRequest] | type[ReleaseRequest]] = {
+_KINDS: dict[str, type[Request]] = {
     PREPARE: PrepareRequest,
     BASE: BaseRequest,
     TRAIN: TrainRequest,
     RELEASE: ReleaseRequest,
+    SUM: SumRequest,
+    COMPANION: CompanionRequest,
 }
 
 
@@ -159,7 +165,7 @@ class Gatekeeper:
         kind = _KINDS.get(claims.message_type)
         if kind is None:
             raise DeclinedRequest("request-invalid", "message type", f"one of {', '.join(_KINDS)}")
-        body: Request = unpack_request(message, kind)  # type: ignore[type-var]  # each of the four is one
+        body: Request = unpack_request(message, kind)  # type: ignore[type-var]  # each of them is one
         round_ = body.round if isinstance(body, TrainRequest) else 0
         for where, got, signed in (("run", body.run, claims.run), ("round", round_, claims.round)):
             if got != signed:

@@ -41,6 +41,8 @@ def reviewed(answer: RecordDict, policy: Policy, counts: Callable[[str], tuple[i
         return _prepared(PrepareReply.model_validate(body), policy)
     if kind == "train":
         return _trained(answer, policy, counts(str(body["run"])))
+    if kind == "sum":
+        return _summed(answer, str(body["sum"]))
     return Leaving(answer, "sent", {"release": body["used"]} if body.get("used") else {})
 
 
@@ -66,6 +68,19 @@ def _trained(answer: RecordDict, policy: Policy, counts: tuple[int, int]) -> Lea
         "withheld": sorted(set(claimed) - set(kept)),
     }
     return Leaving(whole, "sent", fields)
+
+
+def _summed(answer: RecordDict, name: str) -> Leaving:
+    """A sum; whether it may leave was decided before it was made (``client.site``)."""
+    metrics = record(answer, "metrics", MetricRecord) or MetricRecord()
+    arrays = record(answer, "arrays", ArrayRecord) or ArrayRecord()
+    fields = {
+        "sum": name,
+        "arrays": len(arrays),
+        "bytes": sum(len(array.data) for array in arrays.values()),
+        "counts": {"examples": metrics["num-examples"]},
+    }
+    return Leaving(answer, "sent", fields)
 
 
 def _body(answer: RecordDict) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def _asked(entry: dict[str, Any]) -> str:
 def _sent(entry: dict[str, Any]) -> str:
     parts = []
     if arrays := entry.get("arrays"):
-        parts.append(f"{arrays} arrays of changes to the model, {_size(entry.get('bytes', 0))}")
+        what = f"the sum {entry['sum']}" if entry.get("sum") else "changes to the model"
+        parts.append(f"{arrays} arrays of {what}, {_size(entry.get('bytes', 0))}")
     parts += [f"{name} {value}" for name, value in entry.get("counts", {}).items()]
     if release := entry.get("release"):
         parts.append(f"release {release} is in use here")
@@ -136,6 +137,8 @@ _SUBJECTS = {
     "query.base": "keeping the base model",
     "train": "training",
     "query.release": "a release",
+    "query.sum": "a sum over the data",
+    "query.companion": "keeping what the run's objectives need",
 }
 
 
