@@ -129,10 +129,13 @@ def _one(home: Home, id_: str) -> Approval:
 
 def _words(request: "PrepareRequest") -> tuple[str, ...]:
     """What a person needs to know to decide; names from the request are shown as text, never acted upon."""
-    from .coding import codec_of
+    from fedretrain.travel import travelling
 
-    codec = codec_of(request.codec)
-    size = sum(codec.travelling(spec).nbytes for spec in request.contract.changing_specs)
+    from .coding import codec_of
+    from .keeping import kept_here
+
+    codec, keeps = codec_of(request.codec), kept_here(request)
+    size = sum(codec.travelling(spec).nbytes for spec in travelling(request.contract, request.strategy))
     kept = "; what that leaves out stays here until the next round" if codec.feedback else ""
     contract, train = request.contract, request.train
     inputs = "; ".join(f"{spec.name} ({', '.join(spec.columns or ()) or list(spec.shape)})" for spec in contract.inputs)
@@ -145,7 +148,7 @@ def _words(request: "PrepareRequest") -> tuple[str, ...]:
         f"predicts: {outputs}",
         f"trains {changing} of {all_} variables; frozen: {', '.join(request.freeze) or 'nothing'}",
         f"up to {train.rounds} rounds, {work} over the data in each, batches of {train.batch_size}",
-        f"strategy: {request.strategy.name}",
+        f"strategy: {request.strategy.name}" + (f"; keeps {keeps} here" if keeps else ""),
         f"sends back each round: {size} bytes of changes ({codec.name}{kept}), the number of examples, {told}",
     )
     return tuple("".join(c for c in line if c.isprintable())[:400] for line in lines)

@@ -5,7 +5,7 @@ Invariant: the same run, site, round, update and rest give the same bytes.
 Use::
 
     encoder = Encoder(request, site, round, store.residuals)
-    payloads = [encoder.encode(values) for values in update]      # in the order of contract.changing
+    payloads = [encoder.encode(values) for values in update]      # in the order of what travels
     encoder.finish()
 """
 
@@ -21,6 +21,7 @@ from fedretrain.contract import VariableSpec
 from fedretrain.errors import ConfigurationError, DeclinedRequest
 from fedretrain.job import NamedConfig
 from fedretrain.messages import PrepareRequest
+from fedretrain.travel import travelling
 
 from .outgoing import Difference
 from .residuals import Carried, Residual
@@ -51,7 +52,7 @@ class Encoder:
 
     def __init__(self, request: PrepareRequest, site: str, round_: int, residuals: Path) -> None:
         self._codec = codec_of(request.codec)
-        self._specs = request.contract.changing_specs
+        self._specs = travelling(request.contract, request.strategy)
         self._seed = (request.train.seed, site, round_)
         self._next = 0
         self._carried: Carried | None = None
