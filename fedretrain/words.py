@@ -42,6 +42,7 @@ DECLINED = {
     "not-approved": "waits for a person at the site",
     "release-refused": "a release that does not verify",
     "trainer-failure": "its trainer ended; it is started again",
+    "data-too-few": "too few examples for it",
     "training-diverged": "training diverged",
     "site-failure": "failed, see the site's log",
 }

@@ -8,8 +8,8 @@ Invariant: requests are out when an ``Asking`` is made, so that what has to be d
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from flwr.serverapp import Grid
@@ -36,18 +36,26 @@ class Round:
         params: The global values of the variables that travel.
         sites: Who is asked.
         deadline_s: How long they have.
+        companions: Digests of the arrays that they hold for the run's objectives, by name.
     """
 
     expected: Expected
     params: Arrays
     sites: Sequence[Site]
     deadline_s: float
+    companions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def order(self) -> TrainRequest:
         """What every site is told."""
         e = self.expected
-        return TrainRequest(run=e.run, round=e.round, contract=e.contract, globals_digest=e.globals_digest)
+        return TrainRequest(
+            run=e.run,
+            round=e.round,
+            contract=e.contract,
+            globals_digest=e.globals_digest,
+            companions=dict(self.companions),
+        )
 
     def question(self, deadline_s: float) -> Question:
         """The order and the arrays, as a message."""

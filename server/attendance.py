@@ -77,6 +77,11 @@ class Attendance:
                 f"got {len(self._sites)}; declined: {'; '.join(prepared.refusals)}"
             )
 
+    @property
+    def gathered(self) -> bool:
+        """Whether any site is ready."""
+        return bool(self._sites)
+
     def next_round(self, forgetful: Iterable[int] = ()) -> dict[str, Site]:
         """The sites that can be asked, by name; ``forgetful`` are nodes that lost what they were given.
 

@@ -21,6 +21,7 @@ from .events import EventLog
 from .exchange import POLL_S, Arrival, Question, exchange, transport_errors
 from .messenger import PLAIN, Messenger
 from .plan import Plan
+from .wanted import wanted_sums
 
 NODE_WAIT_S = 60.0  # how long a run waits for its nodes to be connected
 LEAST_WAIT_S = 120.0  # for an answer here, however short the job's rounds are: sites load TensorFlow first
@@ -111,6 +112,7 @@ class Preparation:
             train=plan.train,
             strategy=plan.job.strategy,
             codec=plan.job.messages.codec,
+            sums=wanted_sums(plan.job),
         )
         question = Question(pack(request), PREPARE, "prepare", deadline_s)
         admit = partial(admit_prepare, run=plan.run, contract=plan.contract.digest)

@@ -25,6 +25,7 @@ from flwr.serverapp import Grid
 from fedretrain.crashpoint import crash_point
 from fedretrain.digest import weights_digest
 from fedretrain.errors import ConfigurationError, RunFailed
+from fedretrain.job import NamedConfig
 from fedretrain.runfolder import RunFolder
 from strategies.base import Arrays
 
@@ -33,6 +34,7 @@ from .aggregate import Memory, make_method
 from .asking import Asking, ByMessage, Round, Together, combining
 from .attendance import Attendance
 from .checkpoint import Checkpoint, Checkpoints
+from .companions import Companions
 from .events import EventLog
 from .intake import Bounds, Intake
 from .messenger import PLAIN, Messenger
@@ -43,6 +45,7 @@ from .plan import Plan
 from .prepare import Site
 from .saving import Saver
 from .spool import Spool
+from .sums import Line, Sum, ask_sum
 
 ABANDONED_IN_A_ROW = 2  # after so many rounds without enough updates the run stops
 
@@ -91,6 +94,8 @@ class Rounds:
         self._combining = combining(grid, messenger, plan.codec)
         self._monitor = monitor or Monitor()
         self._attendance = Attendance(plan, grid, emit, messenger)
+        self._line = Line(plan, grid, folder.spool, emit, messenger)
+        self._companions = Companions(self._line, folder.state)
         self._forgetful: set[int] = set()
         self._traffic = Traffic()
         self.prepare_seconds = 0.0
@@ -106,6 +111,24 @@ class Rounds:
         self._saver = Saver(checkpoints, self._emit)
         with closing(self._saver):
             return self._run(self._resume(checkpoints) or self._begin())
+
+    def ask_sum(self, what: NamedConfig, params: Arrays, *, at_least: int | None = None) -> Sum:
+        """A sum over the sites that can take part at the moment (``server.sums.ask_sum``), outside the rounds.
+
+        Args:
+            what: The sum, with its settings.
+            params: Values of ``contract.changing``.
+            at_least: How many answers are needed; default: the job's ``participation.min_sites``.
+
+        Raises:
+            RunFailed: Too few sites, or too few answers.
+            MachineError: The disk, or the way to the sites.
+        """
+        if not self._attendance.gathered:
+            self._gather()
+        sites = self._attendance.next_round(self._forgetful)
+        self._forgetful = set()
+        return ask_sum(self._line, what, params, list(sites.values()), at_least=at_least)
 
     def _run(self, state: Checkpoint) -> Checkpoint:
         contract = self._plan.contract
@@ -184,8 +207,10 @@ class Rounds:
         start = time.monotonic()
         if self._forgetful:
             self._saver.wait()  # what follows may take its time
-        sites = self._attendance.next_round(self._forgetful)
+        sites = self._companions.bring(self._attendance.next_round(self._forgetful), self._forgetful)
         self._forgetful = set()
+        down, up = self._companions.take_bytes()
+        self._traffic.down, self._traffic.up = self._traffic.down + down, self._traffic.up + up
         self._traffic.base += self._attendance.take_base_bytes()
         asked = self._choose(sites, state, number, attempt)
         with Spool(self._folder.spool, tuple(self._plan.variables.values())) as spool:
@@ -226,7 +251,7 @@ class Rounds:
         at_once = bounds.known or self._combining is not None
         collect = partial(self._method.collect, spool, declared, at_once=at_once)
         intake = Intake(expected, asked, bounds, collect(), self._emit)
-        round_ = Round(expected, state.params, asked, participation.deadline_s)
+        round_ = Round(expected, state.params, asked, participation.deadline_s, self._companions.digests)
         asking: Asking
         if self._combining is not None and intake.collector.folds:
             asking = Together(self._combining, round_, collect, intake)

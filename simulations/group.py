@@ -4,7 +4,7 @@ The engine asks with a frame and the global values in shared memory; the worker 
 and a frame::
 
     {"kind": "combine", "run", "round", "sites": [[node, name, declared examples], ...], "total", "bound" | null,
-     "globals", "sent", "expires", "params_at", "sums_at", "sums_bytes"}
+     "globals", "companions", "sent", "expires", "params_at", "sums_at", "sums_bytes"}
     {"kind": "part", "verdicts": [...], "weight", "state_at", "stuck": site | null}
 
 ``globals`` is the digest of the global values; times are seconds of the machine's monotonic clock. The worker at place
@@ -82,7 +82,8 @@ class Group:
                 break
             self._at = name
             with self._ready.site(name) as site:
-                answer = site.update(self._request, self._header["round"], self._received)
+                header = self._header
+                answer = site.update(self._request, header["round"], self._received, header["companions"])
             with self._lock:
                 if self._told:
                     return

@@ -159,6 +159,7 @@ def _header(combination: Combination, sums_at: int, sums: int) -> tuple[dict[str
         "run": order.run,
         "round": order.round,
         "globals": order.globals_digest,
+        "companions": order.companions,
         "total": combination.total,
         "bound": None if math.isinf(combination.bound) else combination.bound,
         "sent": sent,

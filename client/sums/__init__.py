@@ -71,7 +71,7 @@ def check(what: NamedConfig, request: PrepareRequest) -> None:
     Raises:
         DeclinedRequest: ``request-invalid``.
     """
-    if what.name not in request.sums:
+    if what.name != "evaluation" and what.name not in request.sums:
         raise DeclinedRequest("request-invalid", "sum", "one of those the run was prepared with")
     try:
         sum_specs(what, request.contract)
