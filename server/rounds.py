@@ -100,6 +100,11 @@ class Rounds:
         self._traffic = Traffic()
         self.prepare_seconds = 0.0
 
+    @property
+    def folder(self) -> RunFolder:
+        """The run's folder."""
+        return self._folder
+
     def run(self) -> Checkpoint:
         """From where the run stands to the state after its last round, or after the one that reached the target.
 
