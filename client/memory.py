@@ -78,8 +78,8 @@ class Memory:
             MachineError: The disk does not take it; what was kept is as it was.
         """
         folder = self._folder(name)
-        atomic.make_folder(folder.parent.parent, mode=0o700)
-        atomic.make_folder(folder, mode=0o700)
+        for made in (self.folder, folder.parent.parent, folder.parent, folder):
+            atomic.make_folder(made, mode=0o700)
         before = _files(folder)
         path = folder / f"{round_:08d}.{weights_digest(arrays)}.safetensors"
         with atomic.replacing(path, mode=0o600) as temporary:
