@@ -17,6 +17,7 @@ from .adversarial import FGSM, PGD
 from .base import Settings, Strategy
 from .composition import KEY, check_mode, check_pairs, objective_configs, own_settings
 from .distillation import Distillation
+from .ewc import EWC
 from .ditto import Ditto
 from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
@@ -47,7 +48,7 @@ BUILT_IN: dict[str, type[Settings]] = {
     )
 }
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
-    c.name: c for c in (ProximalSettings, L2SP, Distillation, FGSM, PGD, PerFedAvg, Recency, Window)
+    c.name: c for c in (ProximalSettings, L2SP, EWC, Distillation, FGSM, PGD, PerFedAvg, Recency, Window)
 }
 
 
@@ -133,5 +134,7 @@ def _explain(settings: type[BaseModel], error: Any, where: str) -> str:
         near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.0)
         hint = f"did you mean '{near[0]}'? Valid here: {', '.join(known)}" if near else "it has none"
         return f"{where}.{key}: unknown setting of {settings.name}; {hint}"  # type: ignore[attr-defined]
+    if error["type"] == "missing":
+        return f"{where}.{key}: expected a value ({known[key].description}), got none"
     expected = "a number" if error["type"] == "float_type" else error["msg"].removeprefix("Input should be ")
     return f"{where}.{key}: expected {expected} ({known[key].description}), got {error['input']!r}"
