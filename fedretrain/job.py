@@ -244,6 +244,7 @@ class TransferSection(Section):
         "module:function, which is given what the head is to stand on and returns its output"
     )
     output: str | None = Field(None, description="which output gets a new head, where the model has several")
+    after: str | None = Field(None, description="layer the head stands on; default: what the old head stands on")
     allow_loss: bool = Field(False, description="whether labels that the model in use knows may go")
 
 
@@ -253,7 +254,6 @@ class ExtendSection(Section):
     labels: tuple[str, ...] = Field(min_length=2, description="wanted labels, by name, in order")
     old: tuple[str, ...] | None = Field(None, description="labels of the model in use; default: as its release says")
     merge: dict[str, tuple[str, ...]] = Field({}, description="by new label: the old ones it replaces")
-    output: str | None = Field(None, description="which output is extended, where the model has several")
     allow_loss: bool = Field(False, description="whether labels, or differences between them, may go")
 
 

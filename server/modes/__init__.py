@@ -6,14 +6,20 @@ A mode that stands here may be named by a job; ``mode_of`` refuses all others.
 from fedretrain.errors import ConfigurationError
 
 from .base import Beginning, Candidate, InUse, Mode, whole
+from .ensemble import Ensemble
+from .extend import Extend
 from .full import Full
+from .transfer import Transfer
 
 __all__ = ["MODES", "Beginning", "Candidate", "InUse", "Mode", "mode_of", "whole"]
 
 MODES: dict[str, Mode] = {
     "continue": Mode(),
+    "ensemble": Ensemble(),
+    "extend": Extend(),
     "full": Full(),
     "online": Mode(),  # each of its segments goes on from the model in use (``server.online``)
+    "transfer": Transfer(),
 }
 
 

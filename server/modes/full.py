@@ -6,10 +6,9 @@ does not change keeps the values it has in the model in use: frozen layers, and 
 Fresh values are what the architecture's own initializers draw from the job's seed.
 """
 
-from fedretrain.architecture import build, weights_of
 from fedretrain.job import Job
 from fedretrain.modelfile import BaseModel
-from fedretrain.surgery import seeded
+from fedretrain.surgery import fresh_weights
 
 from .base import Beginning, InUse, Mode
 
@@ -19,6 +18,4 @@ class Full(Mode):
 
     def begin(self, job: Job, incumbent: BaseModel, in_use: InUse) -> Beginning:  # noqa: ARG002 - as any mode's
         """See ``Mode``."""
-        with seeded(job.train.seed):
-            model = build(incumbent.architecture, job.model.allow_modules)
-        return Beginning(incumbent, start=weights_of(model))
+        return Beginning(incumbent, start=fresh_weights(incumbent, job.train.seed, job.model.allow_modules))

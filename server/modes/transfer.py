@@ -1,0 +1,103 @@
+"""A new head on the model in use.
+
+The layers below keep their values; which of them train is said by ``model.freeze`` and, in turn, by ``train.stages``.
+The head's first values are drawn from the job's seed. Sites are sent the whole new model once, as any base model.
+
+The model in use is compared with the candidate on the same holdouts by the names of their labels: what it predicts for
+labels that both know counts, and of a label that it does not know it is never right. Labels that would go have to be
+let go by the job, and a head that answers another kind of question cannot be compared, so it is refused.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from fedretrain.contract import OutputSpec
+from fedretrain.derive import contract_of
+from fedretrain.errors import ConfigurationError
+from fedretrain.job import Job, NamedConfig, TrainSection, TransferSection
+from fedretrain.labelspace import LabelSpace
+from fedretrain.modelfile import BaseModel
+from fedretrain.settings import make_loss, resolve_train
+from fedretrain.surgery import gives_logits, with_head
+
+from .base import Beginning, InUse, Mode
+from .labels import EXCLUSIVE, label_space, own_job, released_labels
+
+if TYPE_CHECKING:
+    from server.plan import Plan
+
+
+class Transfer(Mode):
+    """See the module docstring."""
+
+    def begin(self, job: Job, incumbent: BaseModel, in_use: InUse) -> Beginning:
+        """See ``Mode``."""
+        section = job.transfer
+        if section is None:
+            raise ConfigurationError("transfer: required with train.mode = 'transfer', but missing")
+        made = with_head(
+            incumbent, section.output, section.after, section.head, job.train.seed, job.model.allow_modules
+        )
+        base = BaseModel(made.architecture, made.weights, _compiled(job.train, made.compile_config))
+        own = own_job(_own_loss(job, incumbent), None)
+        before = contract_of(own, incumbent, resolve_train(own.train, incumbent.compile_config)).outputs
+        after = contract_of(job, base, resolve_train(job.train, base.compile_config)).outputs
+        position = 0 if section.output is None else [spec.name for spec in before].index(section.output)
+        old, new = before[position], after[position]
+        names = released_labels(in_use(), old)
+        if names is not None and sum(bool(spec.labels) for spec in before) == 1:
+            old = old.model_copy(update={"labels": names})
+            own = own_job(own, names)
+        return Beginning(base, space=_space(job, section, (incumbent, base), (old, new)), own_job=own)
+
+    def about(self, plan: "Plan") -> dict[str, Any]:
+        """See ``Mode``."""
+        return {"name": "transfer"} | ({} if plan.space is None else {"labels": plan.space.as_dict()})
+
+
+def _space(
+    job: Job, section: TransferSection, models: tuple[BaseModel, BaseModel], outputs: tuple[OutputSpec, OutputSpec]
+) -> LabelSpace | None:
+    """How the labels differ, None where nothing has to be translated; raises where the two cannot be compared."""
+    old, new = outputs
+    allowed = job.model.allow_modules
+    logits = [gives_logits(model, spec.name, allowed) for model, spec in zip(models, outputs, strict=True)]
+    if (old.kind, old.shape, old.labels) == (new.kind, new.shape, new.labels) and logits[0] == logits[1]:
+        return None
+    both = {old.kind, new.kind}
+    if both <= EXCLUSIVE or both == {"multilabel"}:
+        return label_space("transfer", models, outputs, {}, allowed, allow_loss=section.allow_loss)
+    raise ConfigurationError(
+        f"transfer.head: expected a head that answers as output '{old.name}' of the model in use does, {old.kind} "
+        f"{list(old.shape)}, got {new.kind} {list(new.shape)}: the two could not be compared on the same holdout, so "
+        "nothing could speak for a release. Release such a model in an output folder of its own"
+    )
+
+
+def _own_loss(job: Job, incumbent: BaseModel) -> Job:
+    """The job with the loss that the model in use was compiled with; the job's is meant for the new head."""
+    if not (incumbent.compile_config or {}).get("loss"):
+        return job
+    return job.model_copy(update={"train": job.train.model_copy(update={"loss": None})})
+
+
+def _compiled(train: TrainSection, own: dict[str, Any] | None) -> dict[str, Any] | None:
+    """How the model is compiled, with the job's loss and metrics where it gives some."""
+    if own is None:
+        return None
+    found = dict(own)
+    if train.loss is not None:
+        losses = train.loss if isinstance(train.loss, dict) else {"": train.loss}
+        stored = {output: _stored(loss) for output, loss in losses.items()}
+        found["loss"] = stored if isinstance(train.loss, dict) else stored[""]
+    if train.metrics is not None:
+        found["metrics"] = list(train.metrics)
+    return found
+
+
+def _stored(loss: str | NamedConfig) -> Any:
+    """A loss as Keras stores it."""
+    import keras
+
+    if isinstance(loss, str) or not loss.settings:
+        return loss if isinstance(loss, str) else loss.name
+    return keras.saving.serialize_keras_object(make_loss(loss))
