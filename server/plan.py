@@ -14,6 +14,7 @@ from fedretrain.settings import resolve_train
 from fedretrain.simsites import simulated_sites
 from fedretrain.travel import apart, travelling_variables
 from strategies.base import Arrays
+from strategies.registry import check_objectives, local_objective
 
 from .modes import Beginning, InUse, Mode, mode_of
 
@@ -81,6 +82,7 @@ def make_plan(job: Job, run: str, members: Iterable[str] | None = None, in_use: 
         UntrustedRelease: The mode needs the release in use, and the registry does not verify.
     """
     mode = mode_of(job.train.mode)
+    check_objectives(job.strategy, job.train.mode)
     expected, what = _expected(job, members)
     if what and job.participation.min_sites > len(expected):
         raise ConfigurationError(
@@ -91,6 +93,7 @@ def make_plan(job: Job, run: str, members: Iterable[str] | None = None, in_use: 
     base = beginning.base
     train = resolve_train(job.train, base.compile_config)
     contract = derive_contract(_with_labels(job, beginning.labels), base, train)
+    local_objective(job.strategy).fitted(contract, train)
     return Plan(
         run=run,
         job=job,
