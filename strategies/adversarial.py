@@ -54,6 +54,7 @@ class Adversarial(LocalObjective):
         bounds: By input in the contract's order: least and greatest value, or None where it is not changed.
     """
 
+    draws: ClassVar[bool] = True
     epsilon: float
     step: float
     steps: int

@@ -34,10 +34,8 @@ MODES: dict[tuple[str, str], str] = {
     ("window", "replay"): "the window leaves out the old examples that replay brings back; take one of them",
     ("l2sp", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
     ("ewc", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
-    ("posterior", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
     ("distillation", "transfer"): "the base model's head is fresh, so its predictions teach nothing",
     ("ewc", "transfer"): "the base model's head is fresh, so its loss says nothing about what was important",
-    ("posterior", "transfer"): "the base model's head is fresh, so it has no posterior",
 }
 """Why an objective or strategy has no meaning in a mode."""
 

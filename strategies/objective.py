@@ -57,10 +57,12 @@ class LocalObjective:
     Attributes:
         groups: Names of the groups of arrays it is given.
         teacher: Whether ``penalty`` is given the incumbent's predictions.
+        draws: Whether ``inputs`` asks for noise.
     """
 
     groups: ClassVar[tuple[str, ...]] = ()
     teacher: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
 
     def fitted(self, contract: Contract, train: TrainSection) -> "LocalObjective":  # noqa: ARG002 - a hook's signature
         """The same objective, with what it has to know of the model; called before anything else.
@@ -133,6 +135,11 @@ class Composed(LocalObjective):
     def teacher(self) -> bool:  # type: ignore[override]
         """Whether any part has one."""
         return any(part.teacher for part in self.parts)
+
+    @property
+    def draws(self) -> bool:  # type: ignore[override]
+        """Whether any part does."""
+        return any(part.draws for part in self.parts)
 
     def fitted(self, contract: Contract, train: TrainSection) -> LocalObjective:
         """Each part fitted."""

@@ -17,8 +17,8 @@ from .adversarial import FGSM, PGD
 from .base import Settings, Strategy
 from .composition import KEY, check_mode, check_pairs, objective_configs, own_settings
 from .distillation import Distillation
-from .ewc import EWC
 from .ditto import Ditto
+from .ewc import EWC
 from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
 from .fedavg import FedAvg

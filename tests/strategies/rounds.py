@@ -10,6 +10,14 @@ from fedretrain.job import NamedConfig
 from strategies import make
 from strategies.base import Arrays, Selecting, Strategy, Streaming
 
+NEEDED: dict[str, dict[str, Any]] = {
+    "fgsm": {"epsilon": 0.5},
+    "pgd": {"epsilon": 0.5, "steps": 2},
+    "recency": {"half_life_days": 30},
+    "window": {"days": 30},
+}
+"""Settings without which an objective cannot be named, and those that make it quick."""
+
 
 def built(name: str, **settings: Any) -> Strategy:
     strategy = make(NamedConfig(name=name, **settings))
