@@ -9,6 +9,8 @@ Layout of the folder::
     companions/<digest>.safetensors       arrays that a run's objectives need, by position among themselves
     runs/<SHA-256 of the run's id>.json   the run's PrepareRequest, canonical JSON
     residuals/                            what codecs left out of updates (``client.residuals``)
+    memory/                               what strategies have the site keep for itself (``client.memory``)
+    replay/<SHA-256 of the site's name>/  examples kept for later runs (``client.replay``)
 
 Several simulated sites may share one folder, also from several processes.
 """
@@ -27,6 +29,8 @@ from fedretrain.digest import sha256, weights_digest
 from fedretrain.errors import DeclinedRequest
 from fedretrain.messages import PrepareRequest
 
+from .memory import Memory
+
 log = logging.getLogger(__name__)
 
 MOST_COMPANIONS = 4  # sets of arrays in memory
@@ -44,6 +48,15 @@ class SiteStore:
     def residuals(self) -> Path:
         """Where what codecs leave out of updates lies."""
         return self._folder / "residuals"
+
+    @property
+    def replay(self) -> Path:
+        """Where examples lie that are kept for later runs."""
+        return self._folder / "replay"
+
+    def memory(self, run: str, site: str) -> Memory:
+        """What a site keeps for itself in a run."""
+        return Memory(self._folder / "memory", run, site)
 
     def put_base(self, digest: str, arrays: list[NDArray[Any]]) -> None:
         """Keep a base model under its weights digest.
