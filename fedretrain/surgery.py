@@ -171,7 +171,8 @@ def _with_output(model: "keras.Model", position: int, result: Any) -> "keras.Mod
 
     outputs = [result if i == position else tensor for i, tensor in enumerate(model.outputs)]
     packed = outputs[0] if len(outputs) == 1 else keras.tree.pack_sequence_as(model.output, outputs)
-    return keras.Model(model.input, packed, name=model.name)
+    inputs = model.inputs[0] if len(model.inputs) == 1 else model.input
+    return keras.Model(inputs, packed, name=model.name)
 
 
 def _finished(made: "keras.Model", compile_config: dict[str, Any] | None, allow_modules: Sequence[str]) -> BaseModel:

@@ -69,7 +69,7 @@ def _space(
     raise ConfigurationError(
         f"transfer.head: expected a head that answers as output '{old.name}' of the model in use does, {old.kind} "
         f"{list(old.shape)}, got {new.kind} {list(new.shape)}: the two could not be compared on the same holdout, so "
-        "nothing could speak for a release. Release such a model in an output folder of its own"
+        "nothing could speak for a release. Make the model with that head beforehand and start from it"
     )
 
 
