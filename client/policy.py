@@ -11,20 +11,29 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from fedretrain.errors import DeclinedRequest
+from fedretrain.errors import ConfigurationError, DeclinedRequest
 from fedretrain.messages import PrepareRequest
 from fedretrain.tomlfile import Section, shaped
 
-from .sampling import MIN_COUNT, split
+from .sampling import MIN_COUNT
 
 Patterns = tuple[str, ...]
 _TIME = r"([01]\d|2[0-3]):[0-5]\d"
 _HOURS = re.compile(rf"{_TIME}-({_TIME}|24:00)")
 Sha256 = Annotated[str, shaped(r"[0-9a-f]{64}", "a SHA-256: 64 digits from 0 to 9 and a to f")]
+
+
+class ReplayRules(Section):
+    """The ``[policy.replay]`` of ``site.toml``."""
+
+    examples: int = Field(0, ge=0, le=10_000_000, description="most examples kept for later runs; 0: none")
+    days: float | None = Field(None, gt=0, description="age in days up to which an example is kept")
+    max_mb: int = Field(64, ge=1, le=1024, description="MiB that the kept examples may take")
+    sample: Literal["reservoir", "balanced"] = Field("reservoir", description="which: any, or as many of each label")
 
 
 class Policy(Section):
@@ -33,6 +42,8 @@ class Policy(Section):
     federations: Patterns = Field(("*",), description="patterns over the federation's name")
     jobs: Patterns = Field(("*",), description="patterns over the run's id")
     strategies: Patterns = Field(("*",), description="patterns over the strategy's name")
+    modes: Patterns = Field(("*",), description="patterns over the way to retrain, such as incremental")
+    objectives: Patterns = Field(("*",), description="patterns over objectives beside the strategy, such as ewc")
     layers: Patterns = Field(("*",), description="patterns over layers that may be trained; nested as outer/inner")
     max_rounds: int | None = Field(None, ge=1, description="rounds of a job")
     max_local_epochs: int | None = Field(None, ge=1, description="passes over the site's data in a round")
@@ -44,6 +55,7 @@ class Policy(Section):
     statistics: Patterns = Field(("*",), description="patterns over statistics that may leave, such as val-*")
     approval: bool = Field(False, description="whether a person must say yes to each job that is not known yet")
     bundles: tuple[Sha256, ...] = Field((), description="app bundles accepted beside the kit's")
+    replay: ReplayRules = ReplayRules()
 
     @field_validator("hours")
     @classmethod
@@ -64,6 +76,12 @@ def check_prepare(policy: Policy, federation: str, request: PrepareRequest, now:
     _fits(policy.federations, federation, "federations")
     _fits(policy.jobs, request.run, "jobs")
     _fits(policy.strategies, request.strategy.name, "strategies")
+    _fits(policy.modes, train.mode, "modes")
+    if "*" not in policy.objectives:
+        for name in _objectives(request):
+            _fits(policy.objectives, name, "objectives")
+    if train.mode == "replay" and not policy.replay.examples:
+        raise _refused("replay", "another mode; this site keeps no examples for later runs")
     _at_most(train.rounds, policy.max_rounds, "max_rounds")
     if train.local_steps is None:
         _at_most(train.local_epochs or 1, policy.max_local_epochs, "max_local_epochs")
@@ -91,19 +109,18 @@ def check_layers(policy: Policy, trained: Iterable[str]) -> None:
             raise _refused("layers", f"only {', '.join(policy.layers)} to be trained")
 
 
-def check_examples(policy: Policy, request: PrepareRequest, site: str, count: int) -> None:
-    """Whether a site with ``count`` examples takes part, once they are read and before anything is made of them.
+def check_examples(policy: Policy, request: PrepareRequest, count: int) -> None:
+    """Whether a site with ``count`` training examples takes part, once they are read and before they are used.
 
     Raises:
         DeclinedRequest: ``policy``, naming the rule.
     """
     least = max(policy.min_examples, policy.min_count)
-    mine, _ = split(count, request.train, site)
-    if len(mine) < least:
+    if count < least:
         raise _refused("min_examples", f"at least {least} examples to train on")
     if request.train.local_steps is not None and policy.max_local_epochs is not None:
-        used = request.train.local_steps * min(request.train.batch_size, len(mine))
-        if used > policy.max_local_epochs * len(mine):
+        used = request.train.local_steps * min(request.train.batch_size, count)
+        if used > policy.max_local_epochs * count:
             raise _refused("max_local_epochs", f"at most {policy.max_local_epochs}; take fewer local_steps")
 
 
@@ -150,6 +167,8 @@ def describe(policy: Policy) -> list[str]:
         _listed("Takes part in {}.", policy.federations, "the federation whose kit was joined", "federations named {}"),
         _listed("Trains for {}.", policy.jobs, "any run", "runs named {}"),
         _listed("Allows {}.", policy.strategies, "any strategy", "the strategies {}"),
+        _listed("Retrains in {}.", policy.modes, "any mode", "the modes {}"),
+        _listed("Allows {} beside a strategy.", policy.objectives, "any objective", "the objectives {}"),
         _listed("Lets {} be trained.", policy.layers, "any layer", "the layers {}"),
         _limited("A job may have {}.", policy.max_rounds, "rounds"),
         _limited("In a round it may pass over the data {}.", policy.max_local_epochs, "times"),
@@ -159,10 +178,32 @@ def describe(policy: Policy) -> list[str]:
         f"Sends nothing where there are fewer than {least} training examples.",
         f"Sends no statistic and no count about fewer than {policy.min_count} examples.",
         _listed("Sends {}, beside the number of examples.", policy.statistics, "any statistic", "the statistics {}"),
+        _kept(policy.replay),
         f"{who} each job before its first use of data (fedretrain client approve).",
         f"Passes on tasks of the kit's app bundle{more}; no code of any bundle is run.",
     ]
     return [sentence for sentence in say if sentence]
+
+
+def _objectives(request: PrepareRequest) -> list[str]:
+    """Names of the objectives that a job has beside its strategy."""
+    from strategies.composition import objective_configs
+
+    try:
+        return [objective.name for objective in objective_configs(request.strategy)]
+    except ConfigurationError:
+        raise DeclinedRequest("request-invalid", "strategy", "a list of objectives") from None
+
+
+def _kept(rules: ReplayRules) -> str:
+    if not rules.examples:
+        return "Keeps no example for later runs."
+    age = f" and not older than {rules.days:g} days" if rules.days is not None else ""
+    which = "as many of each label as of any other" if rules.sample == "balanced" else "any as likely as another"
+    return (
+        f"Keeps a sample of what was trained on for later runs, encrypted: at most {rules.examples} examples, "
+        f"{rules.max_mb} MiB{age}, {which}."
+    )
 
 
 def _fits(patterns: Patterns, name: str, rule: str) -> None:

@@ -23,7 +23,8 @@ from fedretrain.dataset import Dataset
 from fedretrain.job import TrainSection
 
 from .graph import Parts, Piece, examples_signature
-from .sampling import Indices, split
+from .sampling import Indices
+from .selection import parted
 
 Arrays = list[NDArray[Any]]
 
@@ -35,14 +36,15 @@ class Examples:
     data: "weakref.ref[Dataset]"
     contract: Contract
     tensors: Parts | None
-    splits: dict[tuple[int, float, str], tuple[Indices, Indices]] = field(default_factory=dict)
+    splits: dict[tuple[int, float, float | None, str], tuple[Indices, Indices]] = field(default_factory=dict)
 
     def split(self, train: TrainSection, site: str) -> tuple[Indices, Indices]:
-        """As ``sampling.split``, found out once; int32."""
-        key = (train.seed, train.validation_fraction, site)
+        """Rows to train on and rows to validate on, as ``selection.parted``, found out once; int32."""
+        since = train.since.timestamp() if train.since else None
+        key = (train.seed, train.validation_fraction, since, site)
         if key not in self.splits:
-            mine, held = split(len(self._data()), train, site)
-            self.splits[key] = mine.astype(np.int32), held.astype(np.int32)
+            parts = parted(self._data(), train, site)
+            self.splits[key] = parts.mine.astype(np.int32), parts.held.astype(np.int32)
         return self.splits[key]
 
     def pieces(self, rows: Iterator[Indices]) -> Iterator[Piece]:

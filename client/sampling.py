@@ -11,7 +11,7 @@ Seeds are the first 8 bytes, big-endian, of SHA-256 over the canonical JSON of `
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,35 @@ def split(count: int, train: TrainSection, site: str) -> tuple[Indices, Indices]
         held = 0
     order = _rng("split", train.seed, site).permutation(count)
     return np.sort(order[held:]), np.sort(order[:held])
+
+
+def split_each(parts: Sequence[Indices], train: TrainSection, site: str) -> tuple[list[Indices], Indices]:
+    """As ``split``, of several parts of a site's examples: each has its share in the validation part.
+
+    So what a site validates on does not depend on which of the parts it trains on. Every part that has examples keeps
+    one to train on.
+
+    Args:
+        parts: Positions of the site's examples, none in two parts.
+        train: The job's train section.
+        site: The site's name.
+
+    Returns:
+        The training positions of each part, and the validation positions of all, ascending.
+    """
+    held = [max(0, min(int(len(part) * train.validation_fraction), len(part) - 1)) for part in parts]
+    if sum(held) < MIN_COUNT:
+        held = [0] * len(parts)
+    orders = [part[_rng("split", train.seed, site, i).permutation(len(part))] for i, part in enumerate(parts)]
+    validation = np.sort(np.concatenate([order[:count] for order, count in zip(orders, held, strict=True)]))
+    return [np.sort(order[count:]) for order, count in zip(orders, held, strict=True)], validation
+
+
+def repeated(positions: Indices, count: int, train: TrainSection, site: str, round_: int) -> Indices:
+    """A round's ``count`` out of ``positions``, each as often as any other, give or take once; [count]."""
+    rng = _rng("replay", train.seed, site, round_)
+    passes = [rng.permutation(positions) for _ in range(-(-count // len(positions)))] if len(positions) else []
+    return np.concatenate([*passes, positions[:0]])[:count]
 
 
 def epochs(count: int, train: TrainSection, site: str, round_: int) -> Iterator[Indices]:

@@ -48,11 +48,11 @@ from fedretrain.sums import sum_specs
 
 from . import sums
 from .bulk import Bulk
+from .chooser import Chooser
 from .coding import Encoder, codec_of
 from .incoming import all_arrays, changing_arrays, companion_arrays
 from .outgoing import packed, written
-from .policy import Policy, check_examples, check_sum
-from .sampling import split
+from .policy import Policy, check_sum
 from .store import SiteStore
 from .trainer import Order, Result, Trainer
 
@@ -101,6 +101,7 @@ class Site:
         self._allow_modules = tuple(allow_modules)
         self._policy = policy
         self._spool = spool
+        self._chooser = Chooser(name, store.replay, policy)
         self._data: tuple[str, Dataset] | None = None
         self._contract: Contract | None = None  # the object the data were last asked for with: no digest to compare
 
@@ -150,13 +151,13 @@ class Site:
         data = self._examples(request, fresh=True)
         self._trainer.prepare(request, self._allow_modules)
         self._store.put_run(request.run, request)
-        train, validation = split(len(data), request.train, self.name)
+        train, validation = self._chooser.counts(request, data)
         reply = PrepareReply(
             run=request.run,
             site=self.name,
             contract=contract.digest,
-            train_examples=len(train),
-            validation_examples=len(validation),
+            train_examples=train,
+            validation_examples=validation,
             needs_base=self._store.base(contract.base) is None,
         )
         return pack(reply)
@@ -234,10 +235,16 @@ class Site:
             given = {f"companion:{name}": self._companion(digest) for name, digest in companions.items()}
             order = replace(order, given=given)
         data = self._examples(request)
+        selection = self._chooser.selection(request, data)
+        if selection is not None:
+            order = replace(order, selection=selection)
         started = time.monotonic()
-        result = self._trainer.train(order, lambda: self._base(request.contract), received, data)
+        result = self._trainer.train(
+            order, lambda: self._base(request.contract), received, data if selection is None else selection.data
+        )
         if seconds is not None and time.monotonic() - started > seconds:  # a backend may not look at the order's limit
             raise DeclinedRequest("policy", "max_seconds", f"at most {seconds:g} seconds of training in a round")
+        self._chooser.trained(request, data)
         return result
 
     def _prepared(self, run: str) -> PrepareRequest:
@@ -263,13 +270,12 @@ class Site:
         request = self._store.run(run)
         if request is None or self._data is None or self._data[0] != request.contract.digest:
             return 0, 0
-        train, validation = split(len(self._data[1]), request.train, self.name)
-        return len(train), len(validation)
+        return self._chooser.counts(request, self._data[1])
 
     @property
     def data_bytes(self) -> int:
         """Bytes of the data in memory."""
-        return 0 if self._data is None else self._data[1].nbytes
+        return 0 if self._data is None else self._data[1].nbytes + self._chooser.nbytes
 
     def _examples(self, request: PrepareRequest, *, fresh: bool = False) -> Dataset:
         """The site's data, checked; in memory from the last request unless ``fresh`` asks for reading them again."""
@@ -281,8 +287,7 @@ class Site:
             check_dataset(data, contract)
             self._data = (contract.digest, as_arrays(data, contract))
         self._contract = contract
-        if self._policy is not None:
-            check_examples(self._policy, request, self.name, len(self._data[1]))
+        self._chooser.check(request, self._data[1])
         return self._data[1]
 
     def _read(self, contract: Contract) -> Dataset:

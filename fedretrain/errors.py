@@ -140,6 +140,7 @@ class DeclinedRequest(_Refusal):
             "release-refused",  # a release that does not verify, or an older one
             "trainer-failure",  # the trainer ended or ran out of memory or time; it is started again
             "data-too-few",  # fewer examples than anything may be said about
+            "no-new-data",  # the job trains on new examples alone, and the site has none
             "training-diverged",  # loss or weights became infinite
             "site-failure",  # anything else; the site's own log has the cause
         }

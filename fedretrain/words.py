@@ -43,6 +43,7 @@ DECLINED = {
     "release-refused": "a release that does not verify",
     "trainer-failure": "its trainer ended; it is started again",
     "data-too-few": "too few examples for it",
+    "no-new-data": "nothing new to train on",
     "training-diverged": "training diverged",
     "site-failure": "failed, see the site's log",
 }

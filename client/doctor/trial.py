@@ -97,11 +97,18 @@ def _refused(
         if build and "*" not in site.policy.layers:
             policy.check_layers(site.policy, trained_layers(job, site.trainer.allow_modules))
         if data is not None:
-            policy.check_examples(site.policy, job, kit.site, len(data))
-    except DeclinedRequest as refusal:
+            policy.check_examples(site.policy, job, _examples(job, kit.site, data))
+    except (DataMismatch, DeclinedRequest) as refusal:
         what = f"the next round of run {job.run} would be refused: {refusal.where}, expected {refusal.expected}"
         do = f"if that is not what you want, change [policy] in {home.site}; it counts from the next request on"
         yield Finding("policy", "note", what, "the run goes on without this site", do)
+
+
+def _examples(job: "PrepareRequest", site: str, data: "Dataset") -> int:
+    """How many of the site's own examples the job would train on; raises as ``client.selection.select``."""
+    from client.selection import parted, select, selects
+
+    return len(select(job, data, site).train if selects(job) else parted(data, job.train, site).mine)
 
 
 class _Said(logging.Handler):

@@ -18,7 +18,9 @@ MODES: dict[str, Mode] = {
     "ensemble": Ensemble(),
     "extend": Extend(),
     "full": Full(),
+    "incremental": Mode(),  # sites choose what they train on (``client.selection``)
     "online": Mode(),  # each of its segments goes on from the model in use (``server.online``)
+    "replay": Mode(),  # as "incremental"
     "transfer": Transfer(),
 }
 
