@@ -33,7 +33,7 @@ def released_labels(in_use: Contract | None, output: OutputSpec) -> tuple[str, .
     return None
 
 
-def label_space(  # noqa: PLR0913, PLR0917 - both models, and what the job says of their labels
+def label_space(  # noqa: PLR0913 - both models, and what the job says of their labels
     key: str,
     models: tuple[BaseModel, BaseModel],
     outputs: tuple[OutputSpec, OutputSpec],

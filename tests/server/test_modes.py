@@ -1,0 +1,171 @@
+"""What a run starts from and ends with, by its mode; model, gate and registry are real."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedretrain.digest import weights_digest
+from fedretrain.errors import ConfigurationError
+from fedretrain.job import Job, load_job
+from fedretrain.runfolder import RunFolder
+from server.plan import make_plan
+from server.registry import Registry
+from server.run import execute
+
+from .grid import ScriptedGrid
+from .keras_job import TRUTH, make_job, sites, start
+
+TRUTH_3 = np.concatenate([TRUTH, np.float32([[0], [0], [0], [3]])], axis=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labels in use; new.npz has a third."""
+    folder = tmp_path_factory.mktemp("job")
+    make_job(folder)
+    x = np.random.default_rng(1).normal(size=(600, 4)).astype(np.float32)
+    np.savez(folder / "three.npz", x=x, y=np.argmax(x @ TRUTH_3, axis=1))
+    return folder
+
+
+def job(folder: Path, mode: str, tables: str = "", new: str = "new.npz", **replaced: str) -> Job:
+    text = (folder / "job.toml").read_text().replace("[train]", f'[train]\nmode = "{mode}"')
+    text = text.replace('path = "new.npz"', f'path = "{new}"').replace("margin = 0.05", "margin = 0.3")
+    for was, becomes in replaced.items():
+        text = text.replace(was, becomes)
+    path = folder / f"{mode}.toml"
+    path.write_text(text + tables)
+    return load_job(path)
+
+
+EXTEND = '[extend]\nold = ["left", "right"]\nlabels = ["left", "right", "up"]\n'
+HEAD = '[transfer]\nhead = [{ name = "Dense", units = 5 }, { name = "Dense", units = 3, activation = "softmax" }]\n'
+
+
+def incumbent(out: Path) -> Any:
+    found = Registry.open(out).incumbent()
+    assert found is not None
+    return found
+
+
+def test_full_starts_from_fresh_weights_that_follow_from_the_seed(folder: Path, tmp_path: Path) -> None:
+    """Sites' base stays the model in use; what is frozen keeps its bits; another seed is another start."""
+    wanted = job(folder, "full")
+    plan, again = make_plan(wanted, "r"), make_plan(wanted, "r")
+    assert plan.start is not None
+    assert again.start is not None
+    assert plan.base is plan.incumbent
+    assert plan.start[0].tobytes() == again.start[0].tobytes()
+    assert plan.start[0].tobytes() != plan.base.weights[1].tobytes()
+    other = make_plan(wanted.model_copy(update={"train": wanted.train.model_copy(update={"seed": 1})}), "r")
+    assert other.start is not None
+    assert other.start[0].tobytes() != plan.start[0].tobytes()
+    result = start(wanted, tmp_path)
+    assert result["outcome"] == "released"
+    release = incumbent(tmp_path)
+    np.testing.assert_allclose(release.weights[1], 0.25 * plan.start[0] + 0.75 * TRUTH, rtol=1e-5)
+    assert release.weights[0].tobytes() == plan.base.weights[0].tobytes()
+    assert release.lineage["mode"] == {"name": "full"}
+
+
+def test_extend_keeps_the_rows_of_the_labels_that_stay(folder: Path) -> None:
+    """Bit for bit; the new row follows from the seed; both contracts name their labels."""
+    wanted = job(folder, "extend", EXTEND, "three.npz")
+    plan = make_plan(wanted, "r")
+    old, new = plan.incumbent.weights[1], plan.base.weights[1]
+    assert (old.shape, new.shape) == ((4, 2), (4, 3))
+    assert new[:, :2].tobytes() == old.tobytes()
+    assert np.abs(new[:, 2]).min() > 0
+    assert make_plan(wanted, "r").contract.digest == plan.contract.digest
+    assert [spec.labels for spec in (*plan.in_use.outputs, *plan.contract.outputs)] == [
+        ("left", "right"),
+        ("left", "right", "up"),
+    ]
+    assert plan.in_use.base == weights_digest(plan.incumbent.weights)
+
+
+def test_an_extended_model_is_released_in_place_of_the_one_in_use(folder: Path, tmp_path: Path) -> None:
+    """The parent has two labels, the release three; its record says which came; plain Keras opens it."""
+    import keras
+
+    result = start(job(folder, "extend", EXTEND, "three.npz"), tmp_path, TRUTH_3)
+    assert result["outcome"] == "released", result["gate"]["reasons"]
+    release = incumbent(tmp_path)
+    assert [spec.labels for spec in release.contract.outputs] == [("left", "right", "up")]
+    parent = Registry.open(tmp_path).load(result["parent"])[0]
+    assert [spec.labels for spec in parent.contract.outputs] == [("left", "right")]
+    assert release.lineage["mode"]["labels"]["added"] == ["up"]
+    model = keras.saving.load_model(release.folder / "model.keras")
+    assert model.output_shape == (None, 3)
+    assert model.loss == "sparse_categorical_crossentropy"
+    new = result["gate"]["holdouts"][1]
+    third = np.mean(np.load(folder / "three.npz")["y"] == 2)
+    assert new["incumbent"] <= 1 - third  # what it does not know it never has right
+
+
+def test_a_run_that_released_another_label_space_can_be_started_again(folder: Path, tmp_path: Path) -> None:
+    """It finds the release that it replaced, and releases nothing twice."""
+    named = job(folder, "continue", '[contract]\nlabels = ["left", "right"]\n')
+    first = start(named, tmp_path, run="r0")
+    model = tmp_path / "registry" / "releases" / first["release"] / "model.keras"
+    wanted = job(folder, "extend", '[extend]\nlabels = ["left", "right", "up"]\n', "three.npz")
+    wanted = wanted.model_copy(update={"model": wanted.model.model_copy(update={"path": model})})
+    result = start(wanted, tmp_path, TRUTH_3)
+    assert [spec.labels for spec in incumbent(tmp_path).contract.outputs] == [("left", "right", "up")]  # by the release
+    run = RunFolder.open(tmp_path / "runs" / "r1")
+    run.result.unlink()
+    again = execute(wanted, ScriptedGrid(sites(TRUTH_3)), run)
+    assert (again["release"], again["parent"]) == (result["release"], first["release"])
+
+
+def test_transfer_puts_a_new_head_on_layers_that_stay(folder: Path) -> None:
+    """The last new layer has the old one's name; what is below keeps its bits; the seed decides the rest."""
+    plan = make_plan(job(folder, "transfer", HEAD, "three.npz"), "r")
+    layers = [layer["config"]["name"] for layer in json.loads(plan.base.architecture)["config"]["layers"]]
+    assert layers == ["x", "frozen", "head_1", "head"]
+    assert plan.base.weights[0].tobytes() == plan.incumbent.weights[0].tobytes()
+    assert [w.shape for w in plan.base.weights] == [(4, 4), (4, 5), (5,), (5, 3), (3,)]
+    assert [spec.rule for spec in plan.contract.variables] == ["keep", "train", "train", "train", "train"]
+    again = make_plan(job(folder, "transfer", HEAD, "three.npz"), "r")
+    assert weights_digest(again.base.weights) == weights_digest(plan.base.weights)
+    assert plan.space is not None
+    assert plan.space.added == ("2",)
+
+
+def test_a_function_may_make_the_head(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given what the old head stood on."""
+    (tmp_path / "my_head.py").write_text(
+        "import keras\ndef make(x):\n    return keras.layers.Dense(2, activation='softmax', name='mine')(x)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plan = make_plan(job(folder, "transfer", '[transfer]\nhead = "my_head:make"\n'), "r")
+    assert [spec.name for spec in plan.contract.outputs] == ["mine"]
+    assert plan.space is None  # the same labels, both as probabilities
+
+
+@pytest.mark.parametrize(
+    ("mode", "tables", "line"),
+    [
+        (
+            "extend",
+            '[extend]\nlabels = ["0", "2"]\n',
+            "'1' is no label any more. Keep these labels, or set extend.allow",
+        ),
+        ("extend", '[extend]\nlabels = ["0", "1"]\n', "extend.labels: expected other labels than those of the model"),
+        ("extend", '[extend]\nold = ["a"]\nlabels = ["a", "b"]\n', "extend.old: expected 2 names"),
+        ("transfer", HEAD.replace('"Dense"', '"Lambda"', 1), "head.0.name: Keras has no layer 'Lambda' that may be"),
+        ("transfer", HEAD.replace("[transfer]", '[transfer]\nafter = "frozn"'), "layer of the model, got 'frozn'; did"),
+        ("transfer", HEAD.replace("units = 3", "units = 1"), "head: expected a head that answers as output 'head' of"),
+        ("ensembl", "", "train.mode: expected 'continue', 'full'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_a_line(folder: Path, mode: str, tables: str, line: str) -> None:
+    """The key, what was expected, what was found."""
+    loss = {"[participation]": 'loss = "binary_crossentropy"\n[participation]'} if "units = 1" in tables else {}
+    with pytest.raises(ConfigurationError) as caught:
+        make_plan(job(folder, mode, tables, **loss), "r")
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
