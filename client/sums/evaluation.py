@@ -60,9 +60,9 @@ class _Counted:
         known = tf.where(~missing(labels))[:, 0]
         labels, answers = tf.gather(labels, known), tf.gather(answers, known)
         count = tf.cast(tf.size(known), tf.float64)
-        loss = tf.cond(count > 0, lambda: tf.cast(self._losses.loss(output, labels, answers), tf.float64), lambda: 0.0)
+        loss = tf.cond(count > 0, lambda: self._losses.loss(output, labels, answers), lambda: 0.0)
         right = _right(self._outputs[output], labels, answers, logits=self._losses.logits[output])
-        return tf.stack([loss * count, tf.reduce_sum(tf.cast(right, tf.float64)), count])
+        return tf.stack([tf.cast(loss, tf.float64) * count, tf.reduce_sum(tf.cast(right, tf.float64)), count])
 
 
 def _right(spec: OutputSpec, labels: Any, answers: Any, *, logits: bool) -> Any:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -20,18 +21,25 @@ from fedretrain.contract import Contract, InputSpec, OutputSpec, VariableSpec, k
 from fedretrain.digest import weights_digest
 from fedretrain.messages import (
     BASE,
+    COMPANION,
     PREPARE,
+    SUM,
     BaseReply,
     BaseRequest,
+    CompanionReply,
+    CompanionRequest,
     Declined,
     PrepareReply,
     PrepareRequest,
+    SumReply,
+    SumRequest,
     TrainReply,
     TrainRequest,
     pack,
     request_arrays,
     unpack_request,
 )
+from fedretrain.sums import sum_specs
 
 Arrays = list[NDArray[Any]]
 Answer = RecordDict | Message | Exception | None | Sequence[RecordDict | Message]
@@ -90,6 +98,8 @@ class NumpySite:
         self.delay_s = delay_s
         self.has_base = has_base
         self.asked: list[str] = []
+        self.companions: dict[str, dict[str, NDArray[Any]]] = {}
+        self.mean = 1.0  # of every value of its sums
 
     def answer(self, message_type: str, content: RecordDict) -> Answer:
         self.asked.append(message_type)
@@ -105,8 +115,32 @@ class NumpySite:
             digest = weights_digest(request_arrays(content).values())
             self.has_base = digest == base.base
             return self.tamper(message_type, base, pack(BaseReply(run=base.run, site=self.name, base=digest)))
+        if message_type == SUM:
+            return self.tamper(message_type, None, self._summed(unpack_request(content, SumRequest)))
+        if message_type == COMPANION:
+            return self.tamper(message_type, None, self._kept(content))
         train = unpack_request(content, TrainRequest)
-        return self.tamper(message_type, train, self._trained(train, request_arrays(content)))
+        lost = [digest for digest in train.companions.values() if digest not in self.companions]
+        missing = pack(Declined(run=train.run, site=self.name, code="model-missing", where="companion"))
+        return self.tamper(message_type, train, missing if lost else self._trained(train, request_arrays(content)))
+
+    def _kept(self, content: RecordDict) -> RecordDict:
+        request = unpack_request(content, CompanionRequest)
+        self.companions[request.companion] = request_arrays(content)
+        return pack(CompanionReply(run=request.run, site=self.name, companion=request.companion))
+
+    def _summed(self, request: SumRequest) -> RecordDict:
+        specs = sum_specs(request.sum, CONTRACT)
+        arrays = {name: np.full(spec.shape, self.mean, spec.dtype) for name, spec in specs.items()}
+        body = SumReply(
+            run=request.run,
+            site=self.name,
+            sum=request.sum.name,
+            contract=request.contract,
+            globals_digest=request.globals_digest,
+            sum_digest=weights_digest(arrays.values()),
+        )
+        return pack(body, arrays, {"num-examples": self.examples})
 
     def _prepared(self, request: PrepareRequest) -> PrepareReply:
         return PrepareReply(
