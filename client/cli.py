@@ -216,6 +216,7 @@ def back(home: HomeOption = None, as_json: Json = False) -> None:
 @release.command()
 def export(
     file: Annotated[Path, typer.Argument(help="Where to write it; ends in .keras.")],
+    own: Annotated[bool, typer.Option("--own", help="With the layers, or the model, that this site keeps.")] = False,
     home: HomeOption = None,
     as_json: Json = False,
 ) -> None:
@@ -223,7 +224,7 @@ def export(
     with answers(as_json):
         from . import releases
 
-        found = releases.export(_home(home, there=True), file)
+        found = releases.export(_home(home, there=True), file, own=own)
         say(as_json, [f"{file}: release {found.id}"], {"release": found.id, "file": str(file)})
 
 

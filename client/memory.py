@@ -6,7 +6,7 @@ Invariants:
 - A round reads what the newest round before it left, whatever was kept since: one that is asked for again, because the
   server or the site stopped in between, starts from where it started before. Rounds after it are forgotten then.
 - They say something about the site's data, and so are readable by this user alone, and are removed with their run's
-  folder once that has not been used for a month.
+  folder once that has been neither read nor written for a month.
 
 Layout of the folder::
 
@@ -59,16 +59,18 @@ class Memory:
 
         A damaged file is removed, and what is older counts.
         """
-        folder = self._folder(name)
-        for round_, path in sorted(_files(folder).items(), reverse=True):
-            if round_ < before:
-                arrays = _read(path)
-                if arrays is not None and [(a.shape, a.dtype.name) for a in arrays] == [
-                    (spec.shape, spec.dtype) for spec in specs
-                ]:
-                    return arrays
-                log.warning("%s: damaged, or of another model; removed", path)
+        wanted = [(spec.shape, spec.dtype) for spec in specs]
+        for round_, path in sorted(_files(self._folder(name)).items(), reverse=True):
+            if round_ >= before:
+                continue
+            arrays = _read(path)
+            if arrays is None:
+                log.warning("%s: damaged, removed; what an earlier round left counts", path)
                 path.unlink(missing_ok=True)
+            elif [(array.shape, array.dtype.name) for array in arrays] == wanted:
+                with suppress(OSError):
+                    os.utime(self.folder / sha256(self.run.encode()))  # it is used
+                return arrays
         return None
 
     def write(self, name: str, round_: int, arrays: Sequence[NDArray[Any]]) -> None:
@@ -95,7 +97,7 @@ class Memory:
         return self.folder / sha256(self.run.encode()) / sha256(self.site.encode()) / name
 
     def _tidy(self) -> None:
-        """Remove what runs left that have not gone on for a month."""
+        """Remove what runs left that have not been used for a month."""
         run = self.folder / sha256(self.run.encode())
         with suppress(OSError):
             os.utime(run)

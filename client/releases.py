@@ -19,6 +19,8 @@ A site's own serving code reads the release in use like this; its content is ver
     release = current(Home.at())          # fedretrain.release.Release: id, architecture, weights, contract, ...
     model = load_model(Home.at())         # the same as a Keras model, uncompiled
 
+With ``own=True`` it is the model with what this site keeps for itself (``client.own``).
+
 ``used(home)`` is the id alone, read in no time: code that serves for weeks asks it now and then, and loads again when
 it has changed.
 """
@@ -77,19 +79,21 @@ def used(home: Home) -> str | None:
     return pointer.used if pointer else None
 
 
-def load_model(home: Home, allow_modules: Sequence[str] | None = None) -> "keras.Model":
+def load_model(home: Home, allow_modules: Sequence[str] | None = None, *, own: bool = False) -> "keras.Model":
     """The release in use as a Keras model, uncompiled; imports TensorFlow.
 
     Args:
         home: The site.
         allow_modules: Modules of the site's own whose layer classes the model may use; default: those of ``site.toml``.
+        own: Whether what this site keeps for itself is put in its place (``client.own``).
 
     Raises:
-        ConfigurationError: There is no release yet, or the model holds a layer outside the allow-list.
+        ConfigurationError: There is no release yet, the model holds a layer outside the allow-list, or there is
+            nothing of the site's own.
         UntrustedRelease: As ``current``.
         MachineError: The disk failed.
     """
-    return build(_in_use(home), allowed_modules(home) if allow_modules is None else allow_modules)
+    return build(_to_build(home, own=own), allowed_modules(home) if allow_modules is None else allow_modules)
 
 
 def use(home: Home, identity: str) -> Release:
@@ -180,6 +184,13 @@ def _in_use(home: Home) -> Release:
     return release
 
 
+def _to_build(home: Home, *, own: bool) -> Release:
+    from .own import own as with_own
+
+    release = _in_use(home)
+    return with_own(home, release) if own else release
+
+
 def _readable(shelf: Shelf) -> Current | None:
     """The pointer, None where it is damaged: the operator is about to say what is to be in use."""
     try:
@@ -198,8 +209,11 @@ def _latest(shelf: Shelf, pointer: Current | None) -> str:
     return shelf.resolve(ledger.incumbent)
 
 
-def export(home: Home, file: Path) -> Release:
+def export(home: Home, file: Path, *, own: bool = False) -> Release:
     """Write the release in use as a ``.keras`` file for code that reads such files, all or nothing.
+
+    With ``own``, what this site keeps for itself is put in its place (``client.own``): the file says something about
+    the site's data then, and is readable by this user alone.
 
     Raises:
         ConfigurationError: ``file`` does not end in ``.keras``, or as ``load_model``.
@@ -208,9 +222,9 @@ def export(home: Home, file: Path) -> Release:
     """
     if file.suffix != ".keras":
         raise ConfigurationError(f"{file}: expected a file name that ends in .keras")
-    release = _in_use(home)
+    release = _to_build(home, own=own)
     model = build(release, allowed_modules(home))
-    with atomic.replacing(file) as temporary:
+    with atomic.replacing(file, mode=0o600 if own else 0o644) as temporary:
         named = temporary.with_suffix(".keras")  # Keras writes to no other suffix
         try:
             model.save(named)
