@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from client.pace import Pace
 from client.sampling import MIN_COUNT, Indices
+from client.selection import ONLY_NEW, Parts, parted
 from fedretrain.dataset import Dataset
 from fedretrain.errors import ConfigurationError, DeclinedRequest
 from fedretrain.job import NamedConfig
@@ -60,9 +61,15 @@ class Task:
     pace: Pace
 
     @property
-    def split(self) -> tuple[Indices, Indices]:
-        """Rows for training and for validation."""
-        return self.examples.split(self.request.train, self.site)
+    def parts(self) -> Parts:
+        """Rows that are old, new, and validated on; all that are trained on are new where nobody knows."""
+        return parted(self.data, self.request.train, self.site)
+
+    @property
+    def trained(self) -> Indices:
+        """Rows that the run trains on, whatever it weighs or draws beside them."""
+        parts = self.parts
+        return parts.new if self.request.train.mode in ONLY_NEW else parts.mine
 
 
 def check(what: NamedConfig, request: PrepareRequest) -> None:
@@ -94,10 +101,10 @@ def compute(what: NamedConfig, task: Task) -> Total:
 
 
 def enough(rows: Indices, what: str) -> Indices:
-    """The rows; raises DeclinedRequest where they are fewer than anything may be said about."""
+    """The rows, int32; raises DeclinedRequest where they are fewer than anything may be said about."""
     if len(rows) < MIN_COUNT:
         raise DeclinedRequest("data-too-few", what, f"at least {MIN_COUNT}")
-    return rows
+    return rows.astype(np.int32)
 
 
 def _kinds() -> dict[str, Callable[[Task, Any], Total]]:

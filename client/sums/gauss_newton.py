@@ -31,8 +31,7 @@ _PIECE = 32  # examples in one call: a block of products for each
 
 def gauss_newton(task: Task, settings: GaussNewton) -> Total:
     """See the module docstring; the matrix and the mean squared error of a regression, float64."""
-    rows, _ = task.split
-    rows = enough(rows, "training examples")
+    rows = enough(task.trained, "training examples")
     blocks = _Blocks(task, settings)
     matrix, error = blocks.zeros()
     for piece in task.pace.through(task.examples.pieces(rows[chosen] for chosen in in_order(len(rows), _PIECE))):

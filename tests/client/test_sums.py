@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from client.policy import Policy
+from client.selection import parted
 from client.site import Site
 from client.store import SiteStore
 from client.trainer import Order, Trainer
@@ -97,8 +98,9 @@ def test_old_examples_alone_count_where_their_times_are_known() -> None:
     of = dense(1, "sigmoid", {"y": ("binary", "binary_crossentropy")}, since=datetime.fromtimestamp(30, UTC))
     data = examples(of, 60)
     timed = Dataset(x=data.x, y=data.y, time=np.arange(60.0))
-    mine = rows(of, data, 0)
-    x = data.x["x"][mine[mine < 30]].astype(np.float64)
+    mine, old = rows(of, data, 0), parted(timed, of.request.train, "north").old
+    assert set(old) <= set(range(30))
+    x = data.x["x"][old].astype(np.float64)
     found = asked(of, FISHER, timed)
     np.testing.assert_allclose(found.arrays[0][:, 0], (x**2).mean(0) / 4, rtol=1e-5)
     assert found.examples == len(x)
