@@ -23,6 +23,7 @@ from .finding import Finding, problem
 if TYPE_CHECKING:
     from client.trainer import Arrays
     from fedretrain.dataset import Dataset
+    from fedretrain.job import NamedConfig
     from fedretrain.messages import PrepareRequest
 
 _DEFAULT_BACKEND = "client.trainer:Trainer"
@@ -188,9 +189,8 @@ def _timed(site: SiteFile, job: "PrepareRequest", base: "Arrays", data: "Dataset
 
     why = "what fails here fails when the server asks for training"
     one = {"local_steps": 1, "local_epochs": None, "validation_fraction": 0.0}
-    order = Order(
-        job.model_copy(update={"train": job.train.model_copy(update=one)}), "check", 1, site.trainer.allow_modules
-    )
+    plain = {"train": job.train.model_copy(update=one), "strategy": _alone(job)}
+    order = Order(job.model_copy(update=plain), "check", 1, site.trainer.allow_modules)
     received = [base[position] for position in job.contract.changing]
     times = []
     try:
@@ -205,6 +205,16 @@ def _timed(site: SiteFile, job: "PrepareRequest", base: "Arrays", data: "Dataset
         return problem("step", cause, f"a step {what} failed: {error}", why, "do what the line above says")
     first, second = times
     return Finding("step", "ok", f"{second:.2f} s a step {what}; the first, with all it sets up, took {first:.1f} s")
+
+
+def _alone(job: "PrepareRequest") -> "NamedConfig":
+    """A strategy that needs nothing which comes with a round, for the same contract."""
+    from fedretrain.job import NamedConfig
+    from strategies.composition import own_settings
+
+    if not job.contract.personal:
+        return NamedConfig(name="fedavg")
+    return NamedConfig(name=job.strategy.name, **own_settings(job.strategy))
 
 
 def main() -> None:
