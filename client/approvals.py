@@ -1,7 +1,7 @@
 """Which jobs a person at the site has said yes to.
 
-A job is what would be done with the data: the digest of its contract, training, strategy, frozen layers and the codec
-of its messages. Another run of the same job needs no second yes; any change of the job does.
+A job is what would be done with the data: the digest of its contract, training, strategy, frozen layers, the codec of
+its messages and the sums it asks for. Another run of the same job needs no second yes; any change of the job does.
 
 Layout of ``home.approvals``::
 
@@ -58,7 +58,8 @@ class Approval(BaseModel):
 
 def job_digest(request: "PrepareRequest") -> str:
     """What identifies the job of a request, whatever its run."""
-    return json_digest(request.model_dump(mode="json", include={"contract", "train", "strategy", "freeze", "codec"}))
+    about = {"contract", "train", "strategy", "freeze", "codec", "sums"}
+    return json_digest(request.model_dump(mode="json", include=about))
 
 
 def is_approved(home: Home, request: "PrepareRequest") -> bool:
@@ -129,6 +130,7 @@ def _one(home: Home, id_: str) -> Approval:
 
 def _words(request: "PrepareRequest") -> tuple[str, ...]:
     """What a person needs to know to decide; names from the request are shown as text, never acted upon."""
+    from fedretrain.sums import WORDS
     from fedretrain.travel import travelling
 
     from .coding import codec_of
@@ -143,15 +145,37 @@ def _words(request: "PrepareRequest") -> tuple[str, ...]:
     work = f"{train.local_steps} steps" if train.local_steps is not None else f"{train.local_epochs or 1} passes"
     told = ", ".join(("loss", *(train.metrics or ())))
     changing, all_ = len(contract.changing), len(contract.variables)
+    sums = [f"{name}, {WORDS.get(name, 'a sum this version does not know')}" for name in request.sums]
     lines = (
         f"inputs: {inputs}",
         f"predicts: {outputs}",
         f"trains {changing} of {all_} variables; frozen: {', '.join(request.freeze) or 'nothing'}",
         f"up to {train.rounds} rounds, {work} over the data in each, batches of {train.batch_size}",
-        f"strategy: {request.strategy.name}" + (f"; keeps {keeps} here" if keeps else ""),
+        f"mode: {train.mode}; uses {_used(request)}",
+        f"strategy: {request.strategy.name}{_beside(request)}" + (f"; keeps {keeps} here" if keeps else ""),
         f"sends back each round: {size} bytes of changes ({codec.name}{kept}), the number of examples, {told}",
+        *([f"sends beside, as sums over the data: {'; '.join(sums)}"] if sums else []),
     )
     return tuple("".join(c for c in line if c.isprintable())[:400] for line in lines)
+
+
+def _used(request: "PrepareRequest") -> str:
+    """Which of the site's examples a job trains on."""
+    from .selection import ONLY_NEW
+
+    train = request.train
+    since = f" made since {train.since:%Y-%m-%d %H:%M:%S} UTC" if train.since else ""
+    if train.mode not in ONLY_NEW:
+        return "all examples"
+    if train.mode == "replay":
+        return f"examples{since}, and such as this site kept from before, as far as its policy lets it keep any"
+    return f"examples{since}" if since else "all examples"
+
+
+def _beside(request: "PrepareRequest") -> str:
+    """The objectives beside the strategy, with their settings."""
+    listed = request.strategy.settings.get("objectives")
+    return f" with {listed}" if listed else ""
 
 
 def _read(file: Path) -> Approval | None:

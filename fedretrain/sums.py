@@ -25,6 +25,12 @@ from .contract import Contract, VariableSpec, key
 from .errors import ConfigurationError
 from .job import NamedConfig
 
+WORDS = {
+    "fisher": "how much the model's answers depend on each value that is trained",
+    "gauss-newton": "how certain the data make the model's last layer",
+    "evaluation": "how well the model does on the data it is validated on",
+}
+"""What each sum tells, for a person who is responsible for the data."""
 LARGEST = 2048  # values of a last layer whose Gauss-Newton matrix may be asked for: 32 MiB
 
 Specs = Mapping[str, VariableSpec]
