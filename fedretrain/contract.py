@@ -7,7 +7,7 @@ Format ``fedretrain.contract/1`` (canonical JSON, see ``fedretrain.digest``)::
 
     {"format": "fedretrain.contract/1",
      "inputs":  [{"name", "shape", "dtype", "low", "high", "columns"}],     shape without the batch axis, null = any
-     "outputs": [{"name", "shape", "kind", "loss", "labels"}],
+     "outputs": [{"name", "shape", "kind", "loss", "labels", "named"}],     named only where it is true
      "preprocessing": str | null,
      "architecture": hex,                                                   fingerprint of the architecture JSON
      "base": hex,                                                           weights digest of the base model
@@ -29,7 +29,7 @@ beside them has the rule ``auxiliary``, which no variable of a contract has (``f
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from .digest import json_digest
 
@@ -60,7 +60,8 @@ class OutputSpec(_Frozen):
 
     ``kind`` says how labels look for n examples: multiclass int [n] or [n, 1]; onehot float [n, c]; binary 0/1 [n] or
     [n, 1]; multilabel 0/1 [n, c]; regression float [n, *shape] ([n] where shape is [1]).
-    ``labels`` names the output positions and is empty for regression.
+    ``labels`` names the output positions and is empty for regression. ``named`` asks data to name theirs too, because
+    a position no longer means what it meant before; it is left out of the JSON where it is false.
     """
 
     name: str
@@ -68,6 +69,11 @@ class OutputSpec(_Frozen):
     kind: Kind
     loss: str
     labels: tuple[str, ...] = ()
+    named: bool = False
+
+    @model_serializer(mode="wrap")
+    def _without_unnamed(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if key != "named" or value}
 
 
 class VariableSpec(_Frozen):

@@ -8,6 +8,8 @@ Arrays of a file, for n examples::
     x                 the only input, [n, *shape]; several inputs: one array "x.<input name>" each
     y                 the only output's labels; several outputs: one array "y.<output name>" each, of which a site may
                       leave some out, not all: it has no labels for those
+    labels            optional, text [k]: what the positions of y are called, where that is not the contract's order;
+                      several outputs: "labels.<output name>". Required where the contract's positions have moved
     sample_weight     optional, float [n], not negative
     timestamp         optional, when each example was made: seconds since 1970 UTC, float or integer [n], or datetime64
     slice             optional, text [n]: a holdout is judged on each slice as well
@@ -22,9 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import Contract, InputSpec
+from .contract import Contract, InputSpec, OutputSpec
 from .errors import DataMismatch
-from .labels import check_labels, kind_of, labels_as_array, no_labels
+from .labels import by_name, check_labels, kind_of, labels_as_array, no_labels
 
 Array = NDArray[Any]
 
@@ -86,6 +88,7 @@ def load_npz(path: Path, contract: Contract, *, partial: bool = False) -> Datase
             ``data-missing`` where an input or output has no array.
     """
     wanted = {"sample_weight", "slice", "preprocessing", "timestamp", *_keys(contract)}
+    wanted |= {_key("labels", spec.name, len(contract.outputs)) for spec in contract.outputs}
     return from_arrays(_read(path, wanted), contract, partial=partial)
 
 
@@ -107,13 +110,24 @@ def from_arrays(arrays: Mapping[str, Array], contract: Contract, *, partial: boo
         raise DataMismatch("data-preprocessing", "preprocessing", "one text")
     return Dataset(
         x={spec.name: arrays[_key("x", spec.name, len(contract.inputs))] for spec in contract.inputs},
-        y={name: arrays[key] for name, key in labels.items() if name not in unlabelled},
+        y={spec.name: _labels(arrays, spec, contract) for spec in contract.outputs if spec.name not in unlabelled},
         sample_weight=arrays.get("sample_weight"),
         slices=arrays["slice"].astype(str) if "slice" in arrays else None,
         preprocessing=None if said is None else str(said.astype(str)),
         time=as_times(arrays["timestamp"]) if "timestamp" in arrays else None,
         unlabelled=unlabelled,
     )
+
+
+def _labels(arrays: Mapping[str, Array], spec: OutputSpec, contract: Contract) -> Array:
+    """An output's labels by the contract's positions."""
+    several = len(contract.outputs)
+    array, key = arrays[_key("y", spec.name, several)], _key("labels", spec.name, several)
+    if key in arrays:
+        return by_name(array, arrays[key], spec)
+    if spec.named:
+        raise DataMismatch("data-missing", key, "the names of y's positions, for those of the model have moved")
+    return array
 
 
 def as_times(array: Array) -> Array:

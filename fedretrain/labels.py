@@ -38,6 +38,43 @@ def check_labels(array: Array, spec: OutputSpec, rows: int) -> None:
         _check_shares(array, spec)
 
 
+def by_name(array: Array, names: Array, spec: OutputSpec) -> Array:
+    """Labels whose positions have other names, as the contract's positions; for an output that has labels.
+
+    Args:
+        array: As the file has them: positions of ``names``, or one column for each of these.
+        names: text [k], each once.
+        spec: The output.
+
+    Raises:
+        DataMismatch: ``data-dtype`` or ``label-shape`` for names or labels of another kind; ``label-unknown`` where an
+            example has a label of a name that the contract does not have.
+    """
+    if names.ndim != 1 or names.dtype.kind not in "US" or len(set(names.tolist())) != len(names) or not spec.labels:
+        raise DataMismatch("data-dtype", f"labels of {spec.name}", "the names of its labels, text [k], each once")
+    position = {label: i for i, label in enumerate(spec.labels)}
+    to = np.array([position.get(str(name), -1) for name in names.astype(str)], np.int64)
+    unknown = DataMismatch("label-unknown", spec.name, f"labels among {list(spec.labels)}")
+    if array.dtype.kind not in "biuf":
+        raise DataMismatch("data-dtype", spec.name, f"labels as numbers, got {kind_of(array)}")
+    if spec.kind in ("multiclass", "binary"):
+        if not np.isin(array, np.arange(len(to))).all():
+            raise DataMismatch(
+                "label-unknown", spec.name, f"whole numbers from 0 to {len(to) - 1}, positions in labels"
+            )
+        found = to[array.astype(np.int64)]
+        if (found < 0).any():
+            raise unknown
+        return found
+    if array.shape[-1:] != to.shape:
+        raise DataMismatch("label-shape", spec.name, f"a last axis of {len(to)}, one for each name in labels")
+    if (array[..., to < 0] != 0).any():
+        raise unknown
+    columns = np.zeros((*array.shape[:-1], len(spec.labels)), array.dtype)
+    columns[..., to[to >= 0]] = array[..., to >= 0]
+    return columns
+
+
 def labels_as_array(array: Array, spec: OutputSpec) -> Array:
     """Checked labels as the loss takes them: int32 [n, *shape[:-1]] for multiclass, else float32 [n, *shape]."""
     multiclass = spec.kind == "multiclass"

@@ -92,7 +92,7 @@ def make_plan(job: Job, run: str, members: Iterable[str] | None = None, in_use: 
     beginning = mode.begin(job, incumbent, in_use)
     base = beginning.base
     train = resolve_train(job.train, base.compile_config)
-    contract = derive_contract(_with_labels(job, beginning.labels), base, train)
+    contract = _named(derive_contract(_with_labels(job, beginning.labels), base, train), beginning.space)
     local_objective(job.strategy).fitted(contract, train)
     return Plan(
         run=run,
@@ -113,6 +113,14 @@ def _with_labels(job: Job, labels: tuple[str, ...] | None) -> Job:
     if labels is None:
         return job
     return job.model_copy(update={"contract": job.contract.model_copy(update={"labels": labels})})
+
+
+def _named(contract: Contract, space: LabelSpace | None) -> Contract:
+    """The contract, which asks data to name their labels where a position does not mean what it meant."""
+    if space is None or space.stays:
+        return contract
+    outputs = (s.model_copy(update={"named": True}) if s.name == space.output else s for s in contract.outputs)
+    return contract.model_copy(update={"outputs": tuple(outputs)})
 
 
 def _in_use(beginning: Beginning, incumbent: BaseModel, contract: Contract) -> Contract:

@@ -47,8 +47,9 @@ def _position(value: Any, output: OutputSpec) -> int:
     numbers = {number: place for place, name in enumerate(output.labels) if (number := _number(name)) is not None}
     number = _number(text)
     place = numbers.get(number) if numbers and number is not None else number
-    if place is None or place not in range(len(output.labels)):
-        wanted = f"one of the contract's {len(output.labels)} labels, by name or position"
+    if place is None or place not in range(len(output.labels)) or (output.named and not numbers):
+        how = "by name, for positions have moved" if output.named else "by name or position"
+        wanted = f"one of the contract's {len(output.labels)} labels, {how}"
         raise DataMismatch("label-unknown", output.name, wanted)
     return int(place)
 

@@ -169,3 +169,25 @@ def test_what_does_not_go_together_is_refused_in_a_line(folder: Path, mode: str,
         make_plan(job(folder, mode, tables, **loss), "r")
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_that_move_are_told_by_name(folder: Path, tmp_path: Path) -> None:
+    """Two become one: the job lets them go, the record says which, data have to name theirs, both answer in them."""
+    with np.load(folder / "three.npz") as three:
+        x, up = three["x"], three["y"] == 2
+    np.savez(folder / "named.npz", x=x, y=up.astype(int), labels=["side", "up"])
+    tables = '[extend]\nold = ["left", "right"]\nlabels = ["up", "side"]\nmerge = { side = ["left", "right"] }\n'
+    files = {'path = "old.npz"': 'path = "named.npz"'}
+    with pytest.raises(ConfigurationError, match="'left' and 'right' become 'side'"):
+        make_plan(job(folder, "extend", tables, "named.npz", **files), "r")
+    tables += "allow_loss = true\n"
+    with pytest.raises(ConfigurationError, match="labels: expected the names of y's positions"):
+        start(job(folder, "extend", tables, "new.npz", **files), tmp_path / "unnamed")
+    wanted = job(folder, "extend", tables, "named.npz", **files)
+    plan = make_plan(wanted, "r")
+    np.testing.assert_allclose(plan.base.weights[1][:, 1], plan.incumbent.weights[1].mean(axis=1))
+    result = start(wanted, tmp_path / "out", np.stack([TRUTH_3[:, 2], TRUTH_3[:, :2].mean(axis=1)], axis=1))
+    assert result["gate"]["holdouts"][0]["incumbent"] == np.mean(~up)  # it knows no "up"
+    assert result["outcome"] == "released", result["gate"]["reasons"]
+    record = incumbent(tmp_path / "out").lineage["mode"]["labels"]
+    assert (record["merged"], record["removed"]) == ({"side": ["left", "right"]}, [])
