@@ -16,6 +16,9 @@ KEY = "objectives"
 
 _SAME_INPUTS = "each of them chooses the inputs of a step; take one"
 
+_NOT_FRESH = "the run starts from fresh weights, and layers that stay at the sites would start from the incumbent's"
+_NO_PLACE = "members are put together into one model, in which what a site keeps for itself has no place"
+
 PAIRS: dict[tuple[str, str], str] = {
     ("fedprox", "proximal"): "they are the same term; set strategy.mu",
     ("fgsm", "pgd"): _SAME_INPUTS,
@@ -36,6 +39,9 @@ MODES: dict[tuple[str, str], str] = {
     ("ewc", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
     ("distillation", "transfer"): "the base model's head is fresh, so its predictions teach nothing",
     ("ewc", "transfer"): "the base model's head is fresh, so its loss says nothing about what was important",
+    ("scaffold", "online"): "every segment begins anew at the server, while sites would go on with control variates",
+    **dict.fromkeys([("fedper", "full"), ("fedbn", "full")], _NOT_FRESH),
+    **dict.fromkeys([("fedper", "ensemble"), ("fedbn", "ensemble"), ("ditto", "ensemble")], _NO_PLACE),
 }
 """Why an objective or strategy has no meaning in a mode."""
 
