@@ -126,6 +126,8 @@ path = "data.npz"
 federations = ["*"]                 # by name
 jobs = ["*"]                        # by run id, as in "digits-*"
 strategies = ["*"]                  # such as "fedavg", "median"
+modes = ["*"]                       # ways to retrain: continue, full, incremental, transfer, extend, replay, ...
+objectives = ["*"]                  # beside the strategy, such as "ewc", "recency"
 layers = ["*"]                      # layers that may be trained; nested ones are written outer/inner
 # max_rounds = 100                  # of a job
 # max_local_epochs = 5              # passes over the data in a round
@@ -137,6 +139,12 @@ min_count = 5                       # fewest examples a statistic or count may b
 statistics = ["*"]                  # that may leave: train-loss, val-loss, val-<metric>, seconds
 approval = false                    # true: a person must say yes to each job, with 'fedretrain client approve'
 bundles = []                        # SHA-256 of app bundles accepted beside the kit's
+
+[policy.replay]                     # examples kept here for later runs, encrypted in store/replay; none ever leaves
+examples = 0                        # the most; 0 keeps none, removes what was kept, and refuses the mode "replay"
+# days = 365                        # oldest that is kept
+# max_mb = 64                       # MiB they may take
+# sample = "reservoir"              # any example as likely as another; or "balanced": as many of each label
 
 [trainer]
 # backend = "client.trainer:Trainer"    # module:class that trains

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from client.data.section import FORMATS
-from client.policy import Policy
+from client.policy import Policy, ReplayRules
 from client.sitefile import SiteFile, TrainerSection, load_site, template
 from fedretrain.errors import ConfigurationError
 
@@ -23,8 +23,8 @@ def test_the_template_is_a_valid_file_with_the_defaults(tmp_path: Path) -> None:
 def test_the_template_explains_every_key() -> None:
     """Of each format, the policy and the trainer; nobody has to look elsewhere for what there is."""
     text = template("x")
-    named = set(re.findall(r"^#? ?(\w+) =", text, re.MULTILINE)) | {"features"}
-    sections = [*FORMATS.values(), Policy, TrainerSection]
+    named = set(re.findall(r"^#? ?(\w+) =", text, re.MULTILINE)) | {"features", "replay"}
+    sections = [*FORMATS.values(), Policy, ReplayRules, TrainerSection]
     assert {key for section in sections for key in section.model_fields} - named == set()
 
 
