@@ -21,6 +21,7 @@ from pydantic import (
 
 from .digest import json_digest
 from .errors import ConfigurationError
+from .searchspace import SearchSection
 from .tomlfile import Section, check_toml, read_toml, shaped
 
 Name = Annotated[
@@ -275,6 +276,13 @@ class OnlineSection(Section):
     begun: int | None = Field(None, ge=0, description="rounds before this segment; set where a segment's job is made")
 
 
+class UncertaintySection(Section):
+    """How certain a candidate is of its answers, found out at the sites and told in the gate's report."""
+
+    method: Literal["laplace"] = Field("laplace", description="laplace: a posterior of the last layer")
+    prior_precision: float | None = Field(None, gt=0, description="of its prior; default: by the evidence")
+
+
 _TABLES = ("transfer", "extend", "ensemble", "online")
 """Tables that belong to the mode of the same name."""
 _NEEDED = ("transfer", "extend", "online")
@@ -283,7 +291,7 @@ _NEEDED = ("transfer", "extend", "online")
 class Job(_Grown):
     """A retraining job. Paths are absolute once loaded."""
 
-    quiet = frozenset(_TABLES)
+    quiet = frozenset({*_TABLES, "search"})
 
     model: ModelSection
     train: TrainSection = TrainSection()
@@ -298,6 +306,7 @@ class Job(_Grown):
     extend: ExtendSection | None = None
     ensemble: EnsembleSection | None = None
     online: OnlineSection | None = None
+    search: SearchSection | None = None
 
     @model_validator(mode="after")
     def _tables_of_the_mode(self) -> "Job":
@@ -322,7 +331,7 @@ class Job(_Grown):
     @property
     def digest(self) -> str:
         """SHA-256 of the job without its paths: the same job in another folder is the same job."""
-        dump = self.model_dump(mode="json", exclude={"simulation": True, "model": {"path"}})
+        dump = self.model_dump(mode="json", exclude={"simulation": True, "search": True, "model": {"path"}})
         for holdout in dump["holdout"]:
             del holdout["path"]
         if dump["monitor"] is None:
