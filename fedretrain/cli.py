@@ -47,7 +47,9 @@ MOUNTS = {
     "server": Mount("server.cli", "Operate the aggregation server."),
     "client": Mount("client.cli", "Take part as a site."),
 }
-EXTRAS = {"sklearn": "simulation", "ray": "simulation"}
+GRAFTS = {"server": {"search": "simulations.cli_search"}}
+"""Modules with a command that stands among another folder's, which does not know of it."""
+EXTRAS = {"sklearn": "simulation", "ray": "simulation", "keras_tuner": "search"}
 """Packages that only an extra installs, by the name they are imported under."""
 
 
@@ -82,6 +84,9 @@ class LazyGroup(TyperGroup):
         if name in MOUNTS:
             command = typer.main.get_command(import_module(MOUNTS[name].module).app)
             command.name = name
+            for other, module in GRAFTS.get(name, {}).items():
+                if isinstance(command, click.Group):
+                    command.add_command(typer.main.get_command(import_module(module).app), other)
         return name, command, rest
 
 
