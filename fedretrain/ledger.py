@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tuf.api.metadata import TargetFile, Targets  # type: ignore[attr-defined]  # public, though not in an __all__
 
 from .errors import UntrustedRelease
-from .release import IDENTIFYING, KERAS_FILE, RELEASE_ID
+from .release import IDENTIFYING, OPTIONAL, RELEASE_ID
 
 FIELD = "registry"
 ReleaseId = Annotated[str, Field(pattern=f"^{RELEASE_ID.pattern}$")]
@@ -102,7 +102,7 @@ def read_ledger(targets: Targets, where: str) -> Ledger:
     by_release: dict[str, set[str]] = {identity: set() for identity in ledger.releases}
     for path, file in targets.targets.items():
         identity, _, name = path.partition("/")
-        if identity not in by_release or name not in {*IDENTIFYING, KERAS_FILE} or set(file.hashes) != {"sha256"}:
+        if identity not in by_release or name not in {*IDENTIFYING, *OPTIONAL} or set(file.hashes) != {"sha256"}:
             raise UntrustedRelease(f"{where}: expected files of the ledger's releases with a SHA-256, got {path!r}")
         by_release[identity].add(name)
     for identity, names in by_release.items():

@@ -17,6 +17,8 @@ Format ``fedretrain.release/1``: a folder that bears the release's id. The id is
                           "weights": weights digest (``fedretrain.digest``), "contract": contract digest
     model.keras           optional and not part of the id: a copy for people, because its bytes differ at every save.
                           Its hash is signed like the others'; nothing of ours ever opens it
+    uncertainty.safetensors   optional and not part of the id: how certain the model is (``server.uncertainty``,
+                          ``server.prior``), float64 tensors by name; signed like the others, and not sent to sites
 
 Example::
 
@@ -50,6 +52,8 @@ GATE: Final = "gate.json"
 LINEAGE: Final = "lineage.json"
 IDENTIFYING: Final = (ARCHITECTURE, CONTRACT, GATE, LINEAGE, WEIGHTS)
 KERAS_FILE: Final = "model.keras"
+UNCERTAINTY: Final = "uncertainty.safetensors"
+OPTIONAL: Final = (KERAS_FILE, UNCERTAINTY)
 JSON_LIMIT: Final = 20_000_000  # bytes; as much as an architecture may have. Thousands of layers take a few MB
 RELEASE_ID: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -76,6 +80,7 @@ class ReleaseDraft:
         lineage: JSON-safe, with at least ``run`` (publishing the same run twice is publishing it once) and ``parent``.
         keras_file: Writes ``model.keras`` to the path it is given (see ``server.keras_file``); without it the release
             has none, and publishing needs no TensorFlow.
+        uncertainty: Content of ``uncertainty.safetensors``; without it the release has none.
     """
 
     architecture: str
@@ -84,6 +89,7 @@ class ReleaseDraft:
     gate: Mapping[str, Any]
     lineage: Mapping[str, Any]
     keras_file: Callable[[Path], None] | None = None
+    uncertainty: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ Layout, under ``OUT/runs/<run id>``::
     spool/         updates of the round in progress; empty between rounds
     events.jsonl   one JSON object per line, appended as things happen
     gate.json      the gate's verdict, once there is one
+    uncertainty.safetensors   how certain the candidate is, where the job asked for it (``fedretrain.release``)
     result.json    the run's result, once there is one; its presence means the run is finished
     failure.json   why the last start of this run stopped, for the command that started it
     store/         what simulated sites keep between messages
@@ -118,6 +119,11 @@ class RunFolder:
     def gate(self) -> Path:
         """The gate's report."""
         return self.root / "gate.json"
+
+    @property
+    def uncertainty(self) -> Path:
+        """How certain the candidate is; present where the job asked for it."""
+        return self.root / "uncertainty.safetensors"
 
     @property
     def result(self) -> Path:

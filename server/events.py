@@ -9,6 +9,8 @@ under ``at``. Names of sites are sorted::
     site-declined       site, code, where, expected
     site-away           site (it was ready and is not connected, or was revoked; rounds go on without it)
     site-back           site
+    sum                 sum (its name, ``fedretrain.sums``), sites [name], examples: what is in it
+    sum-refused         sum, site, code, detail: why a site is not in it
     round-started       round, sites [name]
     reply               round, site, examples, norm, bytes, seconds, metrics {name: number}, flags [text]; in the first
                         round it may be quarantined after this

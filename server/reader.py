@@ -13,8 +13,9 @@ from typing import Self
 
 from fedretrain import atomic
 from fedretrain.errors import ConfigurationError, UntrustedRelease
-from fedretrain.release import Release
-from fedretrain.trust import ANY_TIME, SignedState, Trust
+from fedretrain.ledger import files_of
+from fedretrain.release import UNCERTAINTY, Release
+from fedretrain.trust import ANY_TIME, SignedState, Trust, read_signed
 
 from .audit import Audit, Listed, audit, listing
 from .keys import KeyStore
@@ -86,6 +87,14 @@ class RegistryReader:
         """
         state = self._existing(self.state())
         return self._trust().open_release(self.resolve(identity, state), state), state
+
+    def uncertainty(self, identity: str) -> bytes | None:
+        """The verified ``uncertainty.safetensors`` of a release, None where it has none; raises as ``load``."""
+        state = self._existing(self.state())
+        identity = self.resolve(identity, state)
+        signed = files_of(state.targets, identity).get(UNCERTAINTY)
+        path = self.folder / "releases" / identity / UNCERTAINTY
+        return None if signed is None else read_signed(path, signed, signed.length)
 
     def resolve(self, identity: str, state: SignedState) -> str:
         """The full id from a full id or an unambiguous beginning of at least 4 digits; else ConfigurationError."""

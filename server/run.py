@@ -29,6 +29,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -58,6 +59,7 @@ from .online import is_divided, run_segments, whole_run
 from .plan import make_plan
 from .registry import Registry, Release, ReleaseDraft
 from .rounds import Rounds
+from .uncertainty import assess, check_uncertainty
 
 FORMAT = "fedretrain.result/1"
 
@@ -135,6 +137,7 @@ class _Run:
         self._registry = Registry.open(folder.out)
         members = federation.active() if federation else None
         self._plan = make_plan(job, folder.run_id, members, self._contract_in_use)
+        check_uncertainty(self._plan)
         limit_replies(grid, self._plan.variables.values())
         self._holdouts = [holdout_digest(data) for _, data in load_holdouts(job, self._plan.contract, self._plan.train)]
         self._monitor = make_monitor(self._plan, folder, emit, self._holdouts)
@@ -226,6 +229,9 @@ class _Run:
                 plan.job, plan.contract, plan.train, plan.incumbent, candidate.model, uses=uses, space=plan.space
             )
             kept = {"candidate": digest, "report": report.as_dict()}
+            certainty = assess(plan, candidate, self._rounds, self._folder.uncertainty, self._emit)
+            if certainty is not None:
+                kept["report"]["uncertainty"] = certainty
             atomic.write_json(self._folder.gate, kept)
             crash_point("gate-finished")
         self._emit("gate", **kept["report"])
@@ -235,6 +241,9 @@ class _Run:
     def _publish(self, candidate: Candidate, report: dict[str, Any], state: Checkpoint, parent: str | None) -> Release:
         lineage = lineage_of_run(self._plan, state.history, parent, candidate.about)
         draft = self._draft(candidate.model, candidate.contract, report, lineage)
+        if self._folder.uncertainty.exists():
+            with atomic.disk_errors(self._folder.uncertainty, "read"):
+                draft = replace(draft, uncertainty=self._folder.uncertainty.read_bytes())
         whole = whole_run(self._plan.job, self._folder)
         kept = "stopped by its operator before it released the candidate; the verdict is kept, and to release it"
         _check_wish(whole, self._federation, kept)

@@ -24,6 +24,7 @@ from fedretrain.release import (
     KERAS_FILE,
     LINEAGE,
     RELEASE_ID,
+    UNCERTAINTY,
     Release,
     ReleaseDraft,
     encode,
@@ -65,6 +66,9 @@ def stage(registry: Path, draft: ReleaseDraft) -> Staged:
             raise ConfigurationError(f"not released: {error}") from None
         if draft.keras_file is not None:
             signed[KERAS_FILE] = _write_keras_file(draft.keras_file, folder / KERAS_FILE, identity)
+        if draft.uncertainty is not None:
+            atomic.write_bytes(folder / UNCERTAINTY, draft.uncertainty)
+            signed[UNCERTAINTY] = TargetFile.from_data(f"{identity}/{UNCERTAINTY}", draft.uncertainty)
         with atomic.disk_errors(folder):
             folder.chmod(0o755)
             atomic.flush_folder(folder)

@@ -23,4 +23,7 @@ def companion_sums(job: Job) -> dict[str, NamedConfig]:
 
 def wanted_sums(job: Job) -> tuple[str, ...]:
     """Names of the sums, sorted; raises as ``companion_sums``."""
-    return tuple(sorted({what.name for what in companion_sums(job).values()}))
+    found = {what.name for what in companion_sums(job).values()}
+    if job.uncertainty is not None:
+        found.add("gauss-newton")
+    return tuple(sorted(found))

@@ -1,0 +1,212 @@
+"""How certain a candidate is of its answers: a posterior of its last layer, made at the sites, told on the holdouts.
+
+Invariants: nothing here decides about a release; no holdout has any part in the posterior; the same run has the same
+posterior however often it is resumed, once it stands in the run's folder.
+
+``uncertainty.safetensors`` has, of ``strategies.laplace``, the float64 tensors "last.curvature" [p, p] (G/σ²),
+"last.values" [p] (θ*), "last.prior" [] (λ), "last.noise" [] (σ²) and "last.examples" [] (N).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from fedretrain import atomic
+from fedretrain.contract import Contract, OutputSpec
+from fedretrain.dataset import Dataset
+from fedretrain.errors import ConfigurationError, RunFailed
+from fedretrain.job import NamedConfig, UncertaintySection
+from fedretrain.lastlayer import LastLayer, find_last_layer
+from fedretrain.modelfile import BaseModel
+from fedretrain.sums import layer_size
+from strategies.laplace import LastLayerPosterior, moderated, posterior
+
+from . import calibration
+from .events import EventLog
+from .holdouts import load_holdouts
+from .modes import Candidate
+from .plan import Plan
+from .rounds import Rounds
+
+Array = NDArray[Any]
+_BATCH = 256
+_EXPECTED = {"multiclass": "softmax", "onehot": "softmax", "binary": "sigmoid", "multilabel": "sigmoid"}
+
+
+@dataclass(frozen=True, eq=False)
+class Certainty:
+    """What was found out about a candidate.
+
+    Attributes:
+        report: For the gate's report; plain JSON.
+        tensors: For ``uncertainty.safetensors``.
+    """
+
+    report: dict[str, Any]
+    tensors: dict[str, Array]
+
+
+def check_uncertainty(plan: Plan) -> None:
+    """Refuse what would only come out after the last round; loads TensorFlow.
+
+    Raises:
+        ConfigurationError: The model's end is not one whose certainty can be found out.
+    """
+    if plan.job.uncertainty is None:
+        return
+    if plan.job.train.mode == "ensemble":
+        raise ConfigurationError(
+            "uncertainty: expected a candidate that ends with a dense layer; the answer of train.mode = 'ensemble' is "
+            "a mean of several models'. Leave [uncertainty] out"
+        )
+    _opened(plan, plan.base)
+
+
+def assess(plan: Plan, candidate: Candidate, rounds: Rounds, path: Path, emit: EventLog) -> dict[str, Any] | None:
+    """Find out what the job asks for, keep it in the file ``path``, and return what the gate's report says of it.
+
+    Where too few sites answer, the report says so, and the run goes on.
+
+    Raises:
+        MachineError: The disk, or the way to the sites.
+    """
+    if plan.job.uncertainty is None:
+        return None
+    try:
+        found = find_out(plan, candidate, rounds)
+    except RunFailed as error:
+        emit("warning", text=f"how certain the candidate is could not be found out: {error}")
+        return {"method": plan.job.uncertainty.method, "missing": str(error)}
+    atomic.write_bytes(path, save(found.tensors))
+    return found.report
+
+
+def find_out(plan: Plan, candidate: Candidate, rounds: Rounds) -> Certainty:
+    """Have the sites make the sum, and measure what follows from it on every holdout.
+
+    Raises:
+        RunFailed: Too few sites answered.
+        MachineError: The disk, or the way to the sites.
+    """
+    _, layer = _opened(plan, candidate.model)
+    what = NamedConfig(name="gauss-newton", kernel=layer.kernel, bias=layer.bias)  # type: ignore[call-arg]  # extra
+    weights = candidate.model.weights
+    found = rounds.ask_sum(what, [weights[i] for i in plan.contract.changing])
+    curvature, error = found.arrays.values()
+    noise = max(float(error), 1e-12) if plan.contract.outputs[0].kind == "regression" else 1.0
+    section = plan.job.uncertainty or UncertaintySection()
+    values, outputs = _values(layer, weights)
+    made = posterior(curvature * found.examples, values, outputs, noise=noise, prior=section.prior_precision)
+    report = {
+        "method": section.method,
+        "parameters": len(values),
+        "examples": found.examples,
+        "sites": list(found.sites),
+        "prior_precision": made.prior,
+        "noise": noise,
+        "bytes": found.bytes_down + found.bytes_up,
+        "holdouts": measured(plan, candidate.model, made),
+    }
+    tensors = {
+        "last.curvature": curvature * found.examples / noise,
+        "last.values": values,
+        "last.prior": np.asarray(made.prior),
+        "last.noise": np.asarray(noise),
+        "last.examples": np.asarray(float(found.examples)),
+    }
+    return Certainty(report, tensors)
+
+
+def measured(plan: Plan, model: BaseModel, made: LastLayerPosterior) -> list[dict[str, Any]]:
+    """On each holdout: how well the model's answers fit as they are ("before"), and with its uncertainty ("after")."""
+    keras_model, layer = _opened(plan, model)
+    spec = plan.contract.outputs[0]
+    found = []
+    for section, data in load_holdouts(plan.job, plan.contract, plan.train):
+        features, logits = _features(keras_model, layer, data, plan.contract, model.weights)
+        before, after = _scores(spec, features, logits, data, made)
+        found.append({"name": section.name, "kind": spec.kind, "n": len(data), "before": before, "after": after})
+    return found
+
+
+def _scores(
+    spec: OutputSpec, features: Array, logits: Array, data: Dataset, made: LastLayerPosterior
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    variance = made.variance(features)
+    labels, weights = data.y[spec.name], data.sample_weight
+    if spec.kind == "regression":
+        targets = np.asarray(labels, np.float64).reshape(logits.shape)
+        own = np.diagonal(variance, axis1=1, axis2=2)
+        spreads = (np.full_like(own, made.noise), own + made.noise)
+        return tuple(calibration.of_values(logits, spread, targets, weights) for spread in spreads)  # type: ignore[return-value]
+    both = (logits, moderated(logits, variance))
+    if spec.kind in ("binary", "multilabel"):
+        yes = np.asarray(labels).reshape(logits.shape)
+        return tuple(calibration.of_decisions(_sigmoid(f), yes, weights) for f in both)  # type: ignore[return-value]
+    classes = np.asarray(labels).argmax(-1) if spec.kind == "onehot" else np.asarray(labels).reshape(-1)
+    return tuple(calibration.of_labels(_softmax(f), classes, weights) for f in both)  # type: ignore[return-value]
+
+
+def _opened(plan: Plan, model: BaseModel) -> tuple[Any, LastLayer]:
+    """The Keras model and its last layer; raises ConfigurationError where the posterior has no meaning for it."""
+    from fedretrain.variables import prepare_model
+
+    contract, section = plan.contract, plan.job.model
+    built = prepare_model(model.architecture, section.freeze, section.allow_modules, model.weights)
+    try:
+        layer = find_last_layer(built)
+        layer_size(contract, layer.kernel, layer.bias)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"uncertainty: {error}; leave [uncertainty] out") from None
+    rules = {contract.variables[i].rule for i in (layer.kernel, layer.bias) if i >= 0}
+    if "personal" in rules:
+        raise ConfigurationError("uncertainty: expected a last layer that all sites share, got one that stays at each")
+    expected = _EXPECTED.get(contract.outputs[0].kind, "linear")
+    if layer.activation not in (expected, "linear"):
+        raise ConfigurationError(
+            f"uncertainty: expected {expected} or no activation at the end of a {contract.outputs[0].kind} model, got "
+            f"{layer.activation}; leave [uncertainty] out"
+        )
+    return built, layer
+
+
+def _features(
+    model: Any, layer: LastLayer, data: Dataset, contract: Contract, weights: list[Array]
+) -> tuple[Array, Array]:
+    """φ, with 1 behind it where the layer has a bias, and the logits, float64."""
+    import keras
+
+    parts = []
+    for start in range(0, len(data), _BATCH):
+        batch = data.take(np.arange(start, min(start + _BATCH, len(data))))
+        x = [batch.x[spec.name] for spec in contract.inputs]
+        inputs = x[0] if len(x) == 1 else keras.tree.pack_sequence_as(model.input, x)
+        parts.append(np.asarray(layer.features(inputs, training=False), np.float64))
+    features = np.concatenate(parts)
+    kernel = weights[layer.kernel].astype(np.float64)
+    if layer.bias < 0:
+        return features, features @ kernel
+    bias = weights[layer.bias].astype(np.float64)
+    return np.concatenate([features, np.ones((len(features), 1))], axis=1), features @ kernel + bias
+
+
+def _values(layer: LastLayer, weights: list[Array]) -> tuple[Array, int]:
+    """θ*, float64 [p], and how many outputs the layer has."""
+    kernel = weights[layer.kernel]
+    parts = [kernel.reshape(-1), *([weights[layer.bias].reshape(-1)] if layer.bias >= 0 else [])]
+    return np.concatenate(parts).astype(np.float64), kernel.shape[1]
+
+
+def _softmax(logits: Array) -> Array:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chances: Array = powers / powers.sum(axis=1, keepdims=True)
+    return chances
+
+
+def _sigmoid(logits: Array) -> Array:
+    return 0.5 * (1.0 + np.tanh(0.5 * logits))
