@@ -10,6 +10,7 @@ The base model is the same value however it was stored: canonical architecture, 
 import collections
 import dataclasses
 import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -39,6 +40,10 @@ Arrays = list[NDArray[Any]]
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _OPTIMIZER = frozenset({"optimizer", "optimizer_weights"})
 _SLACK_BYTES = 1_000_000
+_DIFFERS = (  # .weights.h5, and files of Keras 2
+    r"variable\.shape=\((?P<expected>[^)]*)\).*value\.shape=\((?P<got>[^)]*)\).*<Variable path=(?P<path>[^,]+),",
+    r"for weight (?P<path>\S+)\. Weight expects shape \((?P<expected>[^)]*)\).* with shape \((?P<got>[^)]*)\)",
+)
 _MOST_COPIES = 8  # of the model in its file: its weights, and what an optimizer keeps for each of them
 
 
@@ -184,8 +189,20 @@ def _load_hdf5(model: "keras.Model", file: Path, name: str) -> None:
     try:
         model.load_weights(file)
     except Exception as error:  # noqa: BLE001 - weights of another architecture make Keras raise nearly anything
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ConfigurationError(f"{name}: weights and architecture differ: {' '.join(lines[:2])[:400]}") from None
+        raise ConfigurationError(f"{name}: {_first_difference(str(error))}") from None
+
+
+def _first_difference(text: str) -> str:
+    """What Keras says of weights that do not fit, without the numbers that it quotes."""
+    for pattern in _DIFFERS:
+        if found := re.search(pattern, text, re.DOTALL):
+            expected, got = ([int(n) for n in re.findall(r"\d+", found[shape])] for shape in ("expected", "got"))
+            return (
+                f"the first variable that differs is '{found['path']}': expected {expected} as in the architecture, "
+                f"got {got}"
+            )
+    lines = [line for line in text.splitlines() if line.strip()]
+    return f"weights and architecture differ: {' '.join(lines[:2])[:400]}"
 
 
 def _load_checkpoint(model: "keras.Model", prefix: Path) -> None:

@@ -162,13 +162,18 @@ def test_a_function_that_makes_no_model_is_the_operators_error(reference: str, s
 
 
 def test_weights_of_another_architecture_name_the_first_difference(tmp_path: Path) -> None:
-    """With both shapes, for SavedModels and checkpoints; Keras' own words for its files."""
+    """With both shapes, whatever the file; and Keras' own words where there is no such variable."""
     model = convolutional()
+    model.save(tmp_path / "base.keras")
+    model.save(tmp_path / "keras2.h5")
     model.save_weights(tmp_path / "base.weights.h5")
     model.export(tmp_path / "exported", verbose=False)
     tf.train.Checkpoint(model=model).save(str(tmp_path / "checkpoint" / "c"))
     other = "tests.fedretrain.test_modelfile:wider"
-    assert "weights and architecture differ" in refused(tmp_path / "base.weights.h5", ConfigurationError, other)
+    for name in ("base.keras", "base.weights.h5", "keras2.h5"):
+        message = refused(tmp_path / name, ConfigurationError, other)
+        assert "'conv1/kernel': expected [3, 3, 1, 4] as in the architecture, got [3, 3, 1, 2]" in message
+    assert "weights and architecture differ" in refused(tmp_path / "base.weights.h5", ConfigurationError, NESTED)
     message = refused(tmp_path / "exported", ConfigurationError, other)
     assert "'conv1/kernel': expected float32 [3, 3, 1, 4] as in the architecture, got float32 [3, 3, 1, 2]" in message
     assert "'conv1/kernel': expected float32 [3, 3, 1, 4]" in refused(
