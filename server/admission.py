@@ -39,6 +39,7 @@ from fedretrain.messages import (
 )
 from fedretrain.release import RELEASE_ID
 
+from .beside import Beside
 from .norms import sum_of_squares
 
 BODY_LIMIT = 16_384  # characters
@@ -55,7 +56,7 @@ _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class Expected:
     """What every train reply of one round has to be; ``variables`` maps the keys that travel to their specs.
 
-    ``codec`` is the form in which updates travel.
+    ``codec`` is the form in which updates travel; ``beside`` judges what comes with them, where something does.
     """
 
     run: str
@@ -64,6 +65,7 @@ class Expected:
     globals_digest: str
     variables: Mapping[str, VariableSpec]
     codec: Codec = field(default_factory=Float32)
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ def admit_train(content: RecordDict, site: str, declared: int, expected: Expecte
     payloads = _arrays(content, {key: codec.travelling(spec) for key, spec in variables.items()})
     arrays = [codec.decode(payload, spec) for payload, spec in zip(payloads, variables.values(), strict=True)]
     norm = finite_norm(arrays, variables)
+    if expected.beside is not None:
+        expected.beside.check(arrays, norm)
     if weights_digest(payloads) != body.update_digest:
         malformed("the arrays do not have the update digest that the reply names")
     return Update(site, arrays, examples, norm, claims, flags)

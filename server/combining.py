@@ -28,6 +28,7 @@ from fedretrain.messages import Declined, TrainRequest
 from strategies.base import Arrays, State, Streaming, numpy_dtype
 
 from .admission import admit_declined, counted, finite_norm
+from .beside import Beside
 from .norms import check_norm
 
 if TYPE_CHECKING:
@@ -131,15 +132,22 @@ class Folding:
         variables: Specs of an update's arrays by key.
         empty: The aggregation, and a fresh state of it.
         bound: The largest L2 norm an update may have.
+        beside: Judges what comes with an update, where something does.
     """
 
     def __init__(
-        self, run: str, variables: Mapping[str, VariableSpec], empty: tuple[Streaming, State], bound: float
+        self,
+        run: str,
+        variables: Mapping[str, VariableSpec],
+        empty: tuple[Streaming, State],
+        bound: float,
+        beside: Beside | None = None,
     ) -> None:
         self._run = run
         self._variables = variables
         self._streaming, self._state = empty
         self._bound = bound
+        self._beside = beside
 
     @property
     def state(self) -> State:
@@ -161,6 +169,8 @@ class Folding:
         try:
             examples, claims, flags = counted(metrics, declared)
             norm = finite_norm(update, self._variables)
+            if self._beside is not None:
+                self._beside.check(update, norm)
             check_norm(norm, self._bound)
             if math.isinf(self._bound):
                 judged = Counted(examples, norm, claims, flags)

@@ -33,6 +33,7 @@ from .admission import Expected
 from .aggregate import Memory, make_method
 from .asking import Asking, ByMessage, Round, Together, combining
 from .attendance import Attendance
+from .beside import beside
 from .checkpoint import Checkpoint, Checkpoints
 from .companions import Companions
 from .events import EventLog
@@ -250,7 +251,8 @@ class Rounds:
         """Send the global values to the sites; where their replies go."""
         plan, participation = self._plan, self._plan.job.participation
         digest = weights_digest(state.params)
-        expected = Expected(plan.run, number, state.contract, digest, plan.variables, plan.codec)
+        rule = beside(plan.contract, plan.job.strategy, plan.train, state.params)
+        expected = Expected(plan.run, number, state.contract, digest, plan.variables, plan.codec, rule)
         bounds = Bounds(state.norms, l2_norm(plan.own(state.params)), participation.max_update_norm)
         declared = sum(site.train_examples for site in asked)
         at_once = bounds.known or self._combining is not None

@@ -26,6 +26,7 @@ from typing import Any
 from fedretrain.errors import RejectedUpdate
 from fedretrain.messages import Declined, PrepareRequest
 from fedretrain.travel import travelling, travelling_variables
+from server.beside import beside
 from server.combining import Counted, Folding, Verdict
 from strategies import make
 from strategies.base import Arrays, Strategy, Streaming, numpy_dtype
@@ -60,7 +61,8 @@ class Group:
         variables = travelling_variables(request.contract, request.strategy)
         bound = math.inf if header["bound"] is None else header["bound"]
         empty = aggregation, aggregation.init(tuple(variables.values()), header["total"])
-        self._folding = Folding(header["run"], variables, empty, bound)
+        rule = beside(request.contract, request.strategy, request.train, received)
+        self._folding = Folding(header["run"], variables, empty, bound, rule)
         self._header = header
         self._memory = memory
         self._request = request

@@ -10,6 +10,7 @@ from fedretrain.errors import ConfigurationError, RejectedUpdate
 from fedretrain.job import NamedConfig, StageSection, TrainSection
 from server.admission import finite_norm
 from server.aggregate import BuiltIn, Contribution
+from server.beside import Beside
 from server.checkpoint import Checkpoint
 from strategies.scaffold import control_changes, learning_rate
 
@@ -58,6 +59,18 @@ def test_auxiliaries_are_in_no_norm_but_finite_and_bounded() -> None:
     state = aggregation.init(SPECS, 9)  # type: ignore[union-attr]
     with pytest.raises(RejectedUpdate, match="norm"):
         aggregation.fold(state, [y, np.full(2, 2e6, np.float32)], 1, largest=5.0)  # type: ignore[union-attr]
+
+
+def test_control_changes_that_no_training_makes_are_refused() -> None:
+    """With η = 0.1, an update of norm 5 in one step is gradients of norm 50; more than ten times that is refused."""
+    control = [np.array([1.0, -1.0], np.float32)]
+    rule = Beside(control, 0.1)
+    y = np.array([3.0, 4.0], np.float32)
+    (honest,) = control_changes([y], control, steps=1, rate=0.1)
+    rule.check([y, honest], 5.0)
+    rule.check([y, honest - control[0] * 9], 5.0)
+    with pytest.raises(RejectedUpdate, match=r"control variate: expected an L2 norm of at most 500, got"):
+        rule.check([y, honest * 11], 5.0)
 
 
 @pytest.mark.parametrize(
