@@ -122,6 +122,16 @@ class TrainSection(_Grown):
     replay: ReplaySection | None = None
     stages: tuple[StageSection, ...] = Field((), description="staged unfreezing, in order")
 
+    @field_validator("since", mode="before")
+    @classmethod
+    def _a_day_begins_at_midnight(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            return value
+
     @field_validator("since")
     @classmethod
     def _in_utc(cls, value: datetime | None) -> datetime | None:
@@ -283,6 +293,13 @@ class UncertaintySection(Section):
     prior_precision: float | None = Field(None, gt=0, description="of its prior; default: by the evidence")
 
 
+class UncertaintySection(Section):
+    """How certain a candidate is of its answers, found out at the sites and told in the gate's report."""
+
+    method: Literal["laplace"] = Field("laplace", description="laplace: a posterior of the last layer")
+    prior_precision: float | None = Field(None, gt=0, description="of its prior; default: by the evidence")
+
+
 _TABLES = ("transfer", "extend", "ensemble", "online")
 """Tables that belong to the mode of the same name."""
 _NEEDED = ("transfer", "extend", "online")
@@ -291,7 +308,7 @@ _NEEDED = ("transfer", "extend", "online")
 class Job(_Grown):
     """A retraining job. Paths are absolute once loaded."""
 
-    quiet = frozenset({*_TABLES, "search"})
+    quiet = frozenset({*_TABLES, "search", "uncertainty"})
 
     model: ModelSection
     train: TrainSection = TrainSection()
@@ -307,6 +324,7 @@ class Job(_Grown):
     ensemble: EnsembleSection | None = None
     online: OnlineSection | None = None
     search: SearchSection | None = None
+    uncertainty: UncertaintySection | None = None
 
     @model_validator(mode="after")
     def _tables_of_the_mode(self) -> "Job":
