@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from fedretrain.contract import Contract, InputSpec, OutputSpec
 from fedretrain.messages import PrepareRequest
-from strategies.base import LocalObjective
+from strategies.objective import Batch, LocalObjective
 
 _COMPILED_BYTES = 2 << 20  # inputs of one call of the compiled steps: they are gathered before
 _MOST_STEPS = 256
@@ -67,8 +66,9 @@ class Graph:
         self._model, self._trained, self._metrics, self._objective = model, trained, metrics, objective
         self._contract, self.batch = request.contract, request.train.batch_size
         self._functions: dict[tuple[str, bool], Any] = {}
+        self._compiled = tf.function(self._whole_batches, jit_compile=True, autograph=False)  # one, so compiled once
         self.traced = True
-        self.anchored = objective.penalty(trained, [v.value for v in trained]) is not None
+        self.anchored = "received" in objective.groups
         size = max(1, example_bytes(self._contract))
         self.steps = max(1, min(_MOST_STEPS, _COMPILED_BYTES // (self.batch * size)))
         self.evaluated = max(self.batch, min(_EVALUATED, _EVALUATED_BYTES // size))
@@ -78,25 +78,44 @@ class Graph:
         """Names of the metrics in the order ``evaluate`` gives them."""
         return [name for by_name in self._metrics for name in by_name]
 
+    def anchors(self, received: Sequence[Any]) -> list[Any]:
+        """What the strategy's term is given of the values of the variables that travel: nothing where it has none."""
+        pairs = zip(received, self._contract.changing_specs, strict=True)
+        return [value for value, spec in pairs if spec.rule == "train"] if self.anchored else []
+
     def train(self, total: Any, piece: Piece, anchors: list[Any], *, compiled: bool) -> Any:
         """Steps over a piece; its last batch may be smaller.
 
         Args:
             total: The sum of what was returned before: losses times examples, float64.
             piece: At most ``steps`` batches where ``compiled``.
-            anchors: What was received of the variables that train, where ``anchored``, else nothing.
+            anchors: As ``anchors`` gives them.
             compiled: By XLA, as far as the batches are whole.
         """
-        whole, rows = len(piece.rows) // self.batch if compiled else 0, piece.rows
+        whole = len(piece.rows) // self.batch * self.batch if compiled else 0
         if whole:
-            first, rows = np.split(rows, [whole * self.batch])
-            padded = np.zeros(self.steps * self.batch, np.int32)
-            padded[: len(first)] = first
-            function = self._function("compiled", self._gathered, piece)
-            total = function(total, piece.parts, tf.constant(padded), anchors, tf.constant(whole))
-        if len(rows):
-            total = self._function("train", self._train, piece)(total, piece.parts, tf.constant(rows), anchors)
+            function = self._function("compiled", self.compiled_steps, piece)
+            total = function(total, piece.parts, tf.constant(piece.rows[:whole]), anchors)
+        if whole < len(piece.rows):
+            function = self._function("train", self.plain_steps, piece)
+            total = function(total, piece.parts, tf.constant(piece.rows[whole:]), anchors)
         return total
+
+    def plain_steps(self, total: Any, parts: Parts, rows: Any, anchors: list[Any]) -> Any:
+        """As ``train``, without XLA; traceable, as it takes the rows as a tensor."""
+
+        def body(start: Any, total: Any) -> tuple[Any, Any]:
+            mine = rows[start : start + self.batch]
+            loss = self._step(take(parts, mine), anchors)
+            return start + self.batch, total + tf.cast(loss, tf.float64) * tf.cast(tf.size(mine), tf.float64)
+
+        return _loop(tf.size(rows), body, [tf.constant(0), total])[1]
+
+    def compiled_steps(self, total: Any, parts: Parts, rows: Any, anchors: list[Any]) -> Any:
+        """As ``plain_steps``, by XLA: whole batches, at most ``steps``. It gets as many examples in each call."""
+        most, count = self.steps * self.batch, tf.size(rows)
+        gathered = take(parts, tf.ensure_shape(tf.pad(rows, [[0, most - count]]), [most]))
+        return self._compiled(total, gathered, anchors, count // self.batch)
 
     def evaluate(self, total: Any, piece: Piece, *, first: bool) -> tuple[Any, list[Any]]:
         """Losses and metrics over one piece more.
@@ -112,6 +131,10 @@ class Graph:
         function = self._function("test" if first else "more", self._test if first else self._test_more, piece)
         total, *metrics = function(total, piece.parts, tf.constant(piece.rows))
         return total, metrics
+
+    def signature(self, *, weighted: bool) -> list[Any]:
+        """Of a piece's parts, and of its rows as a tensor."""
+        return [examples_signature(self._contract, weighted=weighted), tf.TensorSpec([None], tf.int32)]
 
     def loss(self, parts: Parts, *, training: bool) -> tuple[Any, list[Any]]:
         """The loss Keras computes, regularisation included, and the predictions by output."""
@@ -130,32 +153,15 @@ class Graph:
             return body
         weighted = bool(piece.parts[2])
         if (name, weighted) not in self._functions:
-            self._functions[name, weighted] = traced(body, self._signature(name, weighted))
+            self._functions[name, weighted] = traced(body, self._function_signature(name, weighted))
         return self._functions[name, weighted]
 
-    def _signature(self, name: str, weighted: bool) -> list[Any]:
-        total, whole = tf.TensorSpec([], tf.float64), tf.TensorSpec([], tf.int32)
+    def _function_signature(self, name: str, weighted: bool) -> list[Any]:
+        total = [tf.TensorSpec([], tf.float64), *self.signature(weighted=weighted)]
         anchors = [tf.TensorSpec(v.shape, v.dtype) for v in self._trained] if self.anchored else []
-        count = self.steps * self.batch if name == "compiled" else None
-        examples = [examples_signature(self._contract, weighted=weighted), tf.TensorSpec([count], tf.int32)]
-        if name in {"test", "more"}:
-            return [total, *examples]
-        return [total, *examples, anchors, *([whole] if name == "compiled" else [])]
+        return total if name in {"test", "more"} else [*total, anchors]
 
-    def _train(self, total: Any, parts: Parts, rows: Any, anchors: list[Any]) -> Any:
-        def body(start: Any, total: Any) -> tuple[Any, Any]:
-            mine = rows[start : start + self.batch]
-            loss = self._step(take(parts, mine), anchors)
-            return start + self.batch, total + tf.cast(loss, tf.float64) * tf.cast(tf.size(mine), tf.float64)
-
-        return _loop(tf.size(rows), body, [tf.constant(0), total])[1]
-
-    def _gathered(self, total: Any, parts: Parts, rows: Any, anchors: list[Any], whole: Any) -> Any:
-        """The rows side by side, then whole batches of them."""
-        steps = tf.function(self._compiled, jit_compile=True, autograph=False)
-        return steps(total, take(parts, rows), anchors, whole)
-
-    def _compiled(self, total: Any, parts: Parts, anchors: list[Any], whole: Any) -> Any:
+    def _whole_batches(self, total: Any, parts: Parts, anchors: list[Any], whole: Any) -> Any:
         def sliced(tensor: Any, step: Any) -> Any:
             rest = tensor.shape[1:]
             return tf.slice(tensor, [step * self.batch, *([0] * len(rest))], [self.batch, *rest])
@@ -170,8 +176,9 @@ class Graph:
         """One optimizer step; returns the batch's loss as it was before it, without the strategy's penalty."""
         optimizer = self._model.optimizer
         with tf.GradientTape() as tape:
-            loss, _ = self.loss(parts, training=True)
-            penalty = self._objective.penalty(self._trained, anchors) if self.anchored else None
+            loss, predictions = self.loss(parts, training=True)
+            batch = Batch(parts[0], parts[1], predictions)
+            penalty = self._objective.penalty(self._trained, {"received": anchors}, batch)
             whole = loss if penalty is None else loss + tf.cast(penalty, loss.dtype)
             scaled = optimizer.scale_loss(whole)
         gradients = tape.gradient(scaled, [v.value for v in self._trained])

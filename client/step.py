@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -25,13 +26,15 @@ from fedretrain.contract import Contract, key
 from fedretrain.errors import DeclinedRequest
 from fedretrain.messages import PrepareRequest
 from fedretrain.variables import freeze, variable_specs
-from strategies.base import LocalObjective
+from strategies.objective import LocalObjective
 
+from .atonce import AtOnce
 from .compiling import chosen
 from .fitting import fit, trains_itself
 from .graph import Graph, Piece, traced
 from .initial import InitialState
 from .settings import make_losses, make_metrics, make_optimizer
+from .state import State, array_of
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +72,6 @@ class Learner:
         _check_variables(self._model, self.contract)
         self._variables = list(self._model.variables)
         self._trained = self._with_rule("train")
-        self._seeds = [i for i, spec in enumerate(self.contract.variables) if spec.rule == "local"]
         self._kept: list[tuple[Any, NDArray[Any]]] = []
         self.loaded = False
         metrics = make_metrics(request.train, self.contract.outputs)
@@ -77,13 +79,25 @@ class Learner:
         self._model.compile(optimizer, make_losses(request.train, self.contract.outputs), jit_compile=False)
         self._model.optimizer.build(self._trained)
         self._initial = InitialState(self._model.optimizer, self._trained)
-        self._start = traced(self._begin, self._start_signature())
-        self._subtract = traced(self._minus, self._start_signature()[:1])
+        self._state = State(self.contract, self._variables, self._initial)
+        self._start = traced(self._state.begin, list(self._state.signature))
+        self._subtract = traced(self._state.minus, [self._state.signature[0]])
         self.graph = Graph(self._model, self._trained, metrics, objective, request)
+        self._at_once = AtOnce(self.graph, self._state)
         self.compiled = chosen(self._model, request.train) if compiled is None else compiled
         self._fits = False
         if trains_itself(self._model):
             self._fit_from_now_on("it has a training step of its own")
+
+    @property
+    def model(self) -> Any:
+        """The model, as it is at the moment."""
+        return self._model
+
+    @property
+    def trained(self) -> list[Any]:
+        """The variables that train, by position."""
+        return self._trained
 
     def load(self, base: Arrays) -> None:
         """Take the base model's variables; those that do not travel keep these values. Raises ModelRefused."""
@@ -100,15 +114,12 @@ class Learner:
                 which are taken one after the other, so that no two copies of them are in memory.
             seed_of: Gives a seed in [0, 2**31) for a position of the model's variables; asked where that is a seed.
         """
-        seeds = [tf.constant([seed_of(position), 0], self._variables[position].dtype) for position in self._seeds]
         if any(isinstance(value, np.ndarray) for value in received):
-            received = [self._placed(p, value) for p, value in zip(self.contract.changing, received, strict=True)]
-        self._start(list(received), seeds)
+            received = self._state.placed(received)
+        self._start(list(received), self._state.seeds(seed_of))
         if not self._initial.constant:
             self._initial.reset()
-        travelling = dict(zip(self.contract.changing, received, strict=True))
-        rules = enumerate(self.contract.variables)
-        self._anchors = [travelling[i] for i, s in rules if s.rule == "train"] if self.graph.anchored else []
+        self._anchors = self.graph.anchors(received)
 
     def train(self, total: Any, piece: Piece) -> Any:
         """Steps over the examples of a piece; the last batch may be smaller.
@@ -124,19 +135,45 @@ class Learner:
             return total + fit(self._model, piece, self.graph.batch)
         try:
             return self.graph.train(total, piece, self._anchors, compiled=self.compiled)
-        except tf.errors.OpError as error:
-            if not self.compiled:
-                raise
-            log.warning("XLA does not take this model, it is trained without: %s", str(error).split("\n")[0])
-            self.compiled = False
         except Exception as error:  # noqa: BLE001 - a layer of the site's own raises what it likes when it is traced
-            self._fit_from_now_on(f"its step cannot be traced, {type(error).__name__}")
-            self._model.run_eagerly = True
+            self._simplify(error)
         return self.train(total, piece)
 
     def finish(self) -> None:
         """What an optimizer does after its last step, such as putting averages in place."""
         self._model.optimizer.finalize_variable_values(self._trained)
+
+    @property
+    def at_once(self) -> bool:
+        """Whether ``train_at_once`` may be tried: all that an update consists of can be traced."""
+        optimizer = self._model.optimizer
+        inherited = type(optimizer).finalize_variable_values is keras.optimizers.Optimizer.finalize_variable_values
+        finishes = optimizer.use_ema or not inherited
+        return self.graph.traced and not self._fits and self._initial.constant and not finishes
+
+    def train_at_once(self, piece: Piece, received: Sequence[Any], seed_of: Any) -> tuple[Any, Arrays] | None:
+        """``start``, ``train``, ``finish`` and ``update`` in one call, with the same bits.
+
+        Args:
+            piece: All examples of the update, at most ``graph.steps`` batches.
+            received: As ``start`` has it; tensors.
+            seed_of: As ``start`` has it; None where ``start`` was called.
+
+        Returns:
+            What ``train`` returns, and the update. None where the model does not take it; nothing is trained then.
+        """
+        seeds = self._state.seeds(seed_of) if seed_of else []
+        try:
+            function = self._at_once.function(piece, begins=seed_of is not None, compiled=self.compiled)
+        except Exception as error:  # noqa: BLE001 - as in ``train``
+            self._simplify(error)
+            return None
+        try:
+            total, changes = function(list(received), seeds, piece.parts, tf.constant(piece.rows))
+        except tf.errors.OpError as error:
+            self._simplify(error)
+            return None
+        return total, list(map(array_of, changes))
 
     def evaluate(self, pieces: Iterable[Piece]) -> dict[str, float]:
         """Loss (mean over examples, regularisation included) and metrics of the model as it is, by name.
@@ -153,16 +190,16 @@ class Learner:
 
     def values(self) -> Arrays:
         """The variables that travel, in the order of ``contract.changing``; read-only, and lasting."""
-        return [_array(self._variables[p]) for p in self.contract.changing]
+        return [array_of(self._variables[p].value) for p in self.contract.changing]
 
     def update(self, received: Sequence[Any]) -> Arrays:
         """The variables that travel minus ``received``, tensors in the order of ``contract.changing``; in one call."""
-        return [np.asarray(tensor.numpy()) for tensor in self._subtract(list(received))]
+        return list(map(array_of, self._subtract(list(received))))
 
     def check_kept(self) -> None:
         """Raises RuntimeError where a variable that does not travel changed: a fault of ours, never of a peer."""
         for variable, array in self._kept:
-            if not np.array_equal(_bytes(_array(variable)), _bytes(array)):
+            if not np.array_equal(_bytes(array_of(variable.value)), _bytes(array)):
                 raise RuntimeError(f"variable {variable.path} must not change in training, but did")
 
     def _with_rule(self, rule: str) -> list[Any]:
@@ -179,6 +216,17 @@ class Learner:
             self.graph.traced = False
             return self.graph.evaluate(total, piece, first=first)
 
+    def _simplify(self, error: Exception) -> None:
+        """Leave out what a model did not take when it was to be trained; raises ``error`` where that is nothing."""
+        if not isinstance(error, tf.errors.OpError):
+            self._fit_from_now_on(f"its step cannot be traced, {type(error).__name__}")
+            self._model.run_eagerly = True
+            return
+        if not self.compiled:
+            raise error
+        log.warning("XLA does not take this model, it is trained without: %s", str(error).split("\n")[0])
+        self.compiled = False
+
     def _fit_from_now_on(self, why: str) -> None:
         """Train through Keras; said once for a model. Raises DeclinedRequest where the strategy adds to the loss."""
         log.warning("model %s: %s; it trains through Keras' fit, more slowly", self._model.name, why)
@@ -186,25 +234,6 @@ class Learner:
             expected = "one that adds nothing to the loss, for this model trains by a step of its own"
             raise DeclinedRequest("request-invalid", "strategy", expected)
         self._fits = True
-
-    def _start_signature(self) -> list[Any]:
-        positions = self.contract.changing, self._seeds
-        return [[tf.TensorSpec(self._variables[p].shape, self._variables[p].dtype) for p in some] for some in positions]
-
-    def _placed(self, position: int, array: NDArray[Any]) -> Any:
-        """The tensor that the variable shares after it was assigned; its own was dropped before."""
-        self._variables[position].assign(array)
-        return tf.convert_to_tensor(self._variables[position].value)
-
-    def _begin(self, received: list[Any], seeds: list[Any]) -> None:
-        for position, value in zip([*self.contract.changing, *self._seeds], [*received, *seeds], strict=True):
-            self._variables[position].assign(value)
-        if self._initial.constant:
-            self._initial.reset()
-
-    def _minus(self, received: list[Any]) -> list[Any]:
-        changing = zip(self.contract.changing, received, strict=True)
-        return [tf.convert_to_tensor(self._variables[position].value) - value for position, value in changing]
 
 
 def _check_variables(model: Any, contract: Contract) -> None:
@@ -215,14 +244,6 @@ def _check_variables(model: Any, contract: Contract) -> None:
         if got != expected:
             text = f"{expected.dtype} {list(expected.shape)}, rule {expected.rule}, as the contract has it"
             raise DeclinedRequest("model-mismatch", f"variable {key(position)}", text)
-
-
-def _array(variable: Any) -> NDArray[Any]:
-    """The variable's value, not copied where it lies in main memory; a later assignment leaves it as it is."""
-    value = tf.convert_to_tensor(variable.value)
-    if "CPU" not in value.device:
-        return np.asarray(value.numpy())
-    return np.asarray(memoryview(value))
 
 
 def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:

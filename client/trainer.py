@@ -15,11 +15,11 @@ Use::
 """
 
 import logging
-import math
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -29,14 +29,17 @@ from fedretrain.digest import json_digest
 from fedretrain.errors import ConfigurationError, DeclinedRequest, ModelRefused
 from fedretrain.job import NamedConfig
 from fedretrain.messages import PrepareRequest
-from strategies.base import LocalObjective
+from strategies.objective import LocalObjective
 
+from . import sums
 from .outgoing import Update, difference, finite, is_large
 from .pace import Pace
 from .sampling import MIN_COUNT, Indices, epochs, in_order, pieces, seed_for
+from .training import at_once, check_finite, in_pieces, only
 
 if TYPE_CHECKING:
     from .resident import Examples
+    from .selection import Selection
     from .step import Learner
 
 log = logging.getLogger(__name__)
@@ -52,7 +55,10 @@ class Order:
     """What is to be trained: a prepared run, at one site, in one round.
 
     ``seconds`` is how long that may take, where the site's policy sets a limit. ``later`` allows for a large update to
-    be made variable by variable when it is used, which is before anything else is asked of the trainer.
+    be made variable by variable when it is used, which is before anything else is asked of the trainer. ``selection``
+    says which rows of the data are used, where that is not the split of all of them. ``given`` has the arrays that the
+    objective asks for, by group (``strategies.objective``), but for those that the trainer has itself: one array per
+    variable that trains.
     """
 
     request: PrepareRequest
@@ -61,6 +67,8 @@ class Order:
     allow_modules: tuple[str, ...] = ()
     seconds: float | None = None
     later: bool = False
+    selection: "Selection | None" = None
+    given: Mapping[str, Sequence[NDArray[Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,21 +161,56 @@ class Trainer:
             learner.load(base())
         later = order.later and is_large(received)
         values = received if later else self._received.tensors(received)
-        learner.start(values, lambda position: _variable_seed(order, position))
+        seed_of = partial(_variable_seed, order)
         examples = self._partitions.of(data, order.request.contract)
-        mine, held = examples.split(order.request.train, order.site)
+        mine, held = _rows(order, examples)
         metrics: dict[str, float] = {}
         if len(held):
+            learner.start(values, seed_of)
             size = learner.graph.evaluated * (1 if pace.limited else _EVALUATIONS)
             chosen = (held[i] for i in in_order(len(held), size))
             metrics |= {f"val-{name}": v for name, v in learner.evaluate(pace.through(examples.pieces(chosen))).items()}
-            _check_finite(metrics["val-loss"])
-        loss = _train(learner, examples, mine, order, pace)
+            check_finite(metrics["val-loss"])
+        runs = _runs(mine, order, lambda: pace.steps(learner.graph.steps))
+        made: tuple[float, Any] | None = None
+        if learner.at_once and not (later or pace.limited):
+            one, runs = only(runs)
+            if one:
+                made = at_once(learner, examples.pieces(iter(one)), values, None if len(held) else seed_of)
+        if made is None:
+            if not len(held):
+                learner.start(values, seed_of)
+            loss = in_pieces(learner, examples.pieces(runs), pace)
+            changes: Any = difference(learner.values(), received) if later else learner.update(values)
+            made = loss, changes
+        loss, update = made
         if len(mine) >= MIN_COUNT:
             metrics["train-loss"] = loss
         self._check_kept(learner)
-        update = difference(learner.values(), received) if later else finite(learner.update(values))
-        return Result(update, len(mine), metrics | {"seconds": pace.elapsed})
+        return Result(update if later else finite(update), len(mine), metrics | {"seconds": pace.elapsed})
+
+    def sum(
+        self, order: Order, what: NamedConfig, base: Callable[[], Arrays], received: Arrays, data: Dataset
+    ) -> "sums.Total":
+        """A mean over the site's examples at the received values (``client.sums``); what it is was checked.
+
+        Args:
+            order: Of the run; its round is 0.
+            what: The sum, with its settings.
+            base: As of ``train``.
+            received: As of ``train``.
+            data: As of ``train``.
+
+        Raises:
+            DeclinedRequest: As ``client.sums.compute``, or as ``prepare``.
+        """
+        learner = self._warm(order.request, order.allow_modules)
+        if not learner.loaded:
+            learner.load(base())
+        learner.start(self._received.tensors(received), lambda position: _variable_seed(order, position))
+        examples = self._partitions.of(data, order.request.contract)
+        task = sums.Task(learner, examples, data, order.request, order.site, Pace(order.seconds))
+        return sums.compute(what, task)
 
     def _check_kept(self, learner: "Learner") -> None:
         try:
@@ -226,25 +269,16 @@ def _variable_seed(order: Order, position: int) -> int:
     return seed_for("layer", order.request.train.seed, order.site, order.round, position) % 2**31
 
 
-def _train(learner: "Learner", examples: "Examples", mine: Indices, order: Order, pace: Pace) -> float:
-    """Train on the rows ``mine``; returns the mean loss of an example when it was used."""
-    import tensorflow as tf
+def _rows(order: Order, examples: "Examples") -> tuple[Indices, Indices]:
+    """Rows that a round trains on, and rows that are validated on."""
+    chosen, train = order.selection, order.request.train
+    if chosen is None:
+        return examples.split(train, order.site)
+    return chosen.of_round(train, order.site, order.round), chosen.held
 
+
+def _runs(mine: Indices, order: Order, steps: Callable[[], int]) -> Iterator[Indices]:
+    """The rows ``mine`` in the order in which they are used, in runs of at most so many batches."""
     train = order.request.train
-    total, count = tf.constant(0, tf.float64), 0
     orders = (mine[positions] for positions in epochs(len(mine), train, order.site, order.round))
-    runs = pieces(orders, train.batch_size, lambda: pace.steps(learner.graph.steps))
-    for piece in pace.through(examples.pieces(runs)):
-        total, count = learner.train(total, piece), count + len(piece.rows)
-        _check_finite(float(total))
-    learner.finish()
-    return float(total) / count
-
-
-def _check_finite(loss: float) -> None:
-    if not math.isfinite(loss):
-        raise _diverged()
-
-
-def _diverged() -> DeclinedRequest:
-    return DeclinedRequest("training-diverged", "train", "finite loss and weights; a lower learning rate may help")
+    return pieces(orders, train.batch_size, steps)
