@@ -177,7 +177,7 @@ def _tune(section: SearchSection, seed: int, measure: Callable[[Mapping[str, int
         tuner = Tuner(
             objective=keras_tuner.Objective("value", "max" if section.metric == "accuracy" else "min"),
             max_trials=section.trials,
-            seed=seed,
+            seed=seed + 1,  # 0 would be a new one each time
             hyperparameters=_hyperparameters(keras_tuner, section.space),
             tune_new_entries=False,
             allow_new_entries=False,
