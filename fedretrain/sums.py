@@ -5,9 +5,9 @@ over the site's examples and how many there were; the server combines them as it
 answers have the same bits in whatever order they came. Names, and the arrays by key (``fedretrain.contract.key``)::
 
     fisher         diagonal of the Fisher information, by variable that trains; float32, in its shape, not negative
-    gauss-newton   0: the last layer's Gauss-Newton matrix [p, p], float64; settings "kernel" and "bias": positions of
-                   its variables (bias -1: it has none), p their values, the kernel's first, each in C order;
-                   1: mean squared error of a regression [], else 0
+    gauss-newton   0: the upper triangle of the last layer's Gauss-Newton matrix, row by row [p (p + 1) / 2], float32;
+                   settings "kernel" and "bias": positions of its variables (bias -1: it has none), p their values,
+                   the kernel's first, each in C order; 1: mean squared error of a regression [], float32, else 0
     evaluation     0: the loss as the job has it, regularisation included [], float64;
                    1: by output in the contract's order, mean loss and share of right decisions [outputs, 2], float64,
                    the share 0 for a regression
@@ -16,9 +16,12 @@ A companion is what the server makes of a sum and brings to every site once in a
 variable that trains, in its shape (``companion_specs``).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .contract import Contract, VariableSpec, key
@@ -31,7 +34,7 @@ WORDS = {
     "evaluation": "how well the model does on the data it is validated on",
 }
 """What each sum tells, for a person who is responsible for the data."""
-LARGEST = 2048  # values of a last layer whose Gauss-Newton matrix may be asked for: 32 MiB
+LARGEST = 2048  # values of a last layer whose Gauss-Newton matrix may be asked for: 8 MiB
 
 Specs = Mapping[str, VariableSpec]
 
@@ -101,8 +104,8 @@ def _fisher(_settings: Any, contract: Contract) -> dict[str, VariableSpec]:
 
 def _gauss_newton(settings: GaussNewton, contract: Contract) -> dict[str, VariableSpec]:
     size = layer_size(contract, settings.kernel, settings.bias)
-    matrix = VariableSpec(shape=(size, size), dtype="float64", rule="average")
-    return {key(0): matrix, key(1): VariableSpec(shape=(), dtype="float64", rule="average")}
+    shapes = ((size * (size + 1) // 2,), ())
+    return {key(i): VariableSpec(shape=shape, dtype="float32", rule="average") for i, shape in enumerate(shapes)}
 
 
 def _evaluation(_settings: Any, contract: Contract) -> dict[str, VariableSpec]:
@@ -128,6 +131,19 @@ def layer_size(contract: Contract, kernel: int, bias: int) -> int:
             "it would do, or leave [uncertainty] out"
         )
     return size
+
+
+def packed(matrix: NDArray[Any]) -> NDArray[np.float32]:
+    """The upper triangle of a symmetric matrix [p, p], row by row, float32 [p (p + 1) / 2]."""
+    return matrix[np.triu_indices(len(matrix))].astype(np.float32)
+
+
+def unpacked(triangle: NDArray[Any]) -> NDArray[np.float64]:
+    """The symmetric matrix whose upper triangle this is, float64 [p, p]."""
+    size = (math.isqrt(8 * len(triangle) + 1) - 1) // 2
+    matrix = np.zeros((size, size))
+    matrix[np.triu_indices(size)] = triangle
+    return matrix + np.triu(matrix, 1).T
 
 
 _KINDS: dict[str, tuple[type[Settings], Callable[..., dict[str, VariableSpec]]]] = {

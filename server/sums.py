@@ -28,7 +28,7 @@ from fedretrain.digest import weights_digest
 from fedretrain.errors import RejectedUpdate, RunFailed
 from fedretrain.job import NamedConfig
 from fedretrain.messages import SUM, Declined, SumRequest, pack
-from fedretrain.sums import sum_specs
+from fedretrain.sums import sum_specs, unpacked
 from strategies.base import Arrays
 from strategies.weighted_mean import WeightedMean
 
@@ -185,10 +185,7 @@ def _is_fisher(arrays: Arrays) -> bool:
 
 
 def _is_gauss_newton(arrays: Arrays) -> bool:
-    matrix, error = arrays
-    return _bounded(arrays) and bool(
-        np.all(np.diagonal(matrix) >= 0) and np.array_equal(matrix, matrix.T) and error >= 0
-    )
+    return _bounded(arrays) and bool(np.all(np.diagonal(unpacked(arrays[0])) >= 0) and arrays[1] >= 0)
 
 
 def _is_evaluation(arrays: Arrays) -> bool:

@@ -3,8 +3,9 @@
 Invariants: nothing here decides about a release; no holdout has any part in the posterior; the same run has the same
 posterior however often it is resumed, once it stands in the run's folder.
 
-``uncertainty.safetensors`` has, of ``strategies.laplace``, the float64 tensors "last.curvature" [p, p] (G/σ²),
-"last.values" [p] (θ*), "last.prior" [] (λ), "last.noise" [] (σ²) and "last.examples" [] (N).
+``uncertainty.safetensors`` has, of ``strategies.laplace``, "last.curvature", the upper triangle of G/σ² row by row,
+float32 [p (p + 1) / 2], and in float64 "last.values" [p] (θ*), "last.prior" [] (λ), "last.noise" [] (σ²) and
+"last.examples" [] (N).
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from fedretrain.errors import ConfigurationError, RunFailed
 from fedretrain.job import NamedConfig, UncertaintySection
 from fedretrain.lastlayer import LastLayer, find_last_layer
 from fedretrain.modelfile import BaseModel
-from fedretrain.sums import layer_size
+from fedretrain.sums import layer_size, unpacked
 from strategies.laplace import LastLayerPosterior, moderated, posterior
 
 from . import calibration
@@ -97,11 +98,11 @@ def find_out(plan: Plan, candidate: Candidate, rounds: Rounds) -> Certainty:
     what = NamedConfig(name="gauss-newton", kernel=layer.kernel, bias=layer.bias)  # type: ignore[call-arg]  # extra
     weights = candidate.model.weights
     found = rounds.ask_sum(what, [weights[i] for i in plan.contract.changing])
-    curvature, error = found.arrays.values()
+    triangle, error = found.arrays.values()
     noise = max(float(error), 1e-12) if plan.contract.outputs[0].kind == "regression" else 1.0
     section = plan.job.uncertainty or UncertaintySection()
     values, outputs = _values(layer, weights)
-    made = posterior(curvature * found.examples, values, outputs, noise=noise, prior=section.prior_precision)
+    made = posterior(unpacked(triangle) * found.examples, values, outputs, noise=noise, prior=section.prior_precision)
     report = {
         "method": section.method,
         "parameters": len(values),
@@ -113,7 +114,7 @@ def find_out(plan: Plan, candidate: Candidate, rounds: Rounds) -> Certainty:
         "holdouts": measured(plan, candidate.model, made),
     }
     tensors = {
-        "last.curvature": curvature * found.examples / noise,
+        "last.curvature": (triangle * (found.examples / noise)).astype(np.float32),
         "last.values": values,
         "last.prior": np.asarray(made.prior),
         "last.noise": np.asarray(noise),

@@ -22,7 +22,7 @@ from client.sampling import in_order
 from fedretrain.contract import OutputSpec
 from fedretrain.errors import ConfigurationError, DeclinedRequest
 from fedretrain.lastlayer import find_last_layer
-from fedretrain.sums import GaussNewton
+from fedretrain.sums import GaussNewton, packed
 
 from . import Task, Total, enough
 
@@ -30,14 +30,14 @@ _PIECE = 32  # examples in one call: a block of products for each
 
 
 def gauss_newton(task: Task, settings: GaussNewton) -> Total:
-    """See the module docstring; the matrix and the mean squared error of a regression, float64."""
+    """See the module docstring; the matrix' upper triangle and the mean squared error of a regression, float32."""
     rows = enough(task.trained, "training examples")
     blocks = _Blocks(task, settings)
     matrix, error = blocks.zeros()
     for piece in task.pace.through(task.examples.pieces(rows[chosen] for chosen in in_order(len(rows), _PIECE))):
         matrix, error = blocks.add(matrix, error, piece.parts, tf.constant(piece.rows))
-    whole = matrix.numpy() / len(rows)
-    return Total([(whole + whole.T) / 2, np.asarray(error.numpy() / len(rows))], len(rows))
+    mean_error = np.asarray(error.numpy() / len(rows), np.float32)
+    return Total([packed(matrix.numpy() / len(rows)), mean_error], len(rows))
 
 
 class _Blocks:
