@@ -158,6 +158,16 @@ def matching_layers(model: "keras.Model", pattern: str, key: str) -> "list[tuple
     return found
 
 
+def variable_paths(model: "keras.Model") -> list[str]:
+    """Where each variable is, "outer/layer/kernel"; Keras' own paths depend on how a model was built."""
+    paths = {}
+    for path, layer in named_layers(model):  # parents first: the innermost layer's path stays
+        for variable in layer.variables:
+            tail = variable.path.rpartition(f"{layer.name}/")[2]
+            paths[id(variable)] = f"{path}/{tail}"
+    return [paths.get(id(variable), variable.path) for variable in model.variables]
+
+
 def all_layers(model: "keras.Model") -> "list[keras.layers.Layer]":
     """The model and every layer in it, also those that composite layers made for themselves; parents first."""
     return list(model._flatten_layers())  # noqa: SLF001 - Keras' public `layers` is one level deep

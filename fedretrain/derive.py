@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .architecture import build, fingerprint
+from .architecture import build, fingerprint, variable_paths
 from .contract import Contract, InputSpec, VariableSpec
 from .dataset import as_arrays, check_dataset, load_npz
 from .digest import weights_digest
@@ -18,6 +18,8 @@ from .job import HoldoutSection, Job, TrainSection
 from .modelfile import BaseModel
 from .signature import input_specs, output_specs
 from .variables import freeze, variable_specs
+
+_STILL = frozenset({"keep", "local"})
 
 
 def derive_contract(job: Job, base: BaseModel, train: TrainSection) -> Contract:
@@ -43,32 +45,39 @@ def derive_contract(job: Job, base: BaseModel, train: TrainSection) -> Contract:
 def contract_of(job: Job, base: BaseModel, train: TrainSection) -> Contract:
     """The contract without ranges but those that the job gives; no holdout is looked at.
 
-    With stages a variable that changes in one of them is one that changes.
-
     Raises:
         ConfigurationError: As ``derive_contract``.
     """
     model = build(base.architecture, job.model.allow_modules)
     freeze(model, job.model.freeze)
+    variables = variable_specs(model, job.strategy)
+    if train.stages:
+        _check_stages(job, base, train, variables)
     return Contract(
         inputs=input_specs(model, job.contract),
         outputs=output_specs(model, train, job.contract.labels),
         preprocessing=job.contract.preprocessing,
         architecture=fingerprint(base.architecture),
         base=weights_digest(base.weights),
-        variables=_of_all_stages(job, base, train) if train.stages else variable_specs(model, job.strategy),
+        variables=variables,
     )
 
 
-def _of_all_stages(job: Job, base: BaseModel, train: TrainSection) -> tuple[VariableSpec, ...]:
-    """Variables with the rule of a stage in which they change, where there is one."""
-    found: list[tuple[VariableSpec, ...]] = []
+def _check_stages(job: Job, base: BaseModel, train: TrainSection, wanted: tuple[VariableSpec, ...]) -> None:
+    """Raises ConfigurationError where a pattern of a stage does not fit, or what is to change changes in no stage."""
+    changes: set[int] = set()
     for number, stage in enumerate(train.stages):
         model = build(base.architecture, job.model.allow_modules)
         freeze(model, job.model.freeze)
         freeze(model, stage.freeze, f"train.stages.{number}.freeze")
-        found.append(variable_specs(model, job.strategy))
-    return tuple(next((spec for spec in specs if spec.rule != "keep"), specs[0]) for specs in zip(*found, strict=True))
+        changes |= {i for i, spec in enumerate(variable_specs(model, job.strategy)) if spec.rule not in _STILL}
+    never = [i for i, spec in enumerate(wanted) if spec.rule not in _STILL and i not in changes]
+    if never:
+        path = variable_paths(build(base.architecture, job.model.allow_modules))[never[0]]
+        raise ConfigurationError(
+            f"train.stages: expected each variable that model.freeze leaves to train to train in some stage, got "
+            f"'{path}', which none does; freeze its layer in model.freeze"
+        )
 
 
 def _check_outputs_exist(holdouts: Sequence[HoldoutSection], names: list[str]) -> None:

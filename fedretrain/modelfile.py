@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .allowlist import import_named
-from .architecture import MAX_JSON_BYTES, build, canonical, named_layers, set_weights, to_json, weights_of
+from .architecture import MAX_JSON_BYTES, build, canonical, set_weights, to_json, variable_paths, weights_of
 from .errors import ConfigurationError, ModelRefused
 from .hdf5 import check_hdf5
 from .job import ModelSection
@@ -207,20 +207,10 @@ def _first_difference(text: str) -> str:
 
 def _load_checkpoint(model: "keras.Model", prefix: Path) -> None:
     weights, specs = weights_of(model), variable_specs(model)
-    wanted = {i: (path, specs[i]) for i, path in enumerate(_paths(model)) if specs[i].rule != "local"}
+    wanted = {i: (path, specs[i]) for i, path in enumerate(variable_paths(model)) if specs[i].rule != "local"}
     for i, array in zip(wanted, read_variables(prefix, list(wanted.values())), strict=True):
         weights[i] = array
     set_weights(model, weights)
-
-
-def _paths(model: "keras.Model") -> list[str]:
-    """Where each variable is, "outer/layer/kernel"; Keras' own paths depend on how a model was built."""
-    paths = {}
-    for path, layer in named_layers(model):  # parents first: the innermost layer's path stays
-        for variable in layer.variables:
-            tail = variable.path.rpartition(f"{layer.name}/")[2]
-            paths[id(variable)] = f"{path}/{tail}"
-    return [paths.get(id(variable), variable.path) for variable in model.variables]
 
 
 def _model_bytes(model: "keras.Model") -> int:

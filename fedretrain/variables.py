@@ -55,7 +55,7 @@ def freeze(model: "keras.Model", patterns: Sequence[str], key: str = "model.free
     """
     frozen = []
     for pattern in patterns:
-        for path, layer in matching_layers(model, pattern, "model.freeze"):
+        for path, layer in matching_layers(model, pattern, key):
             layer.trainable = False
             frozen.append(path)
     if not any(rule == "train" for rule in _rules(model)):
