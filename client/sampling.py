@@ -95,6 +95,13 @@ def epochs(count: int, train: TrainSection, site: str, round_: int) -> Iterator[
         yield order
 
 
+def steps_of(count: int, train: TrainSection) -> int:
+    """How many batches ``epochs`` has."""
+    if train.local_steps is not None:
+        return train.local_steps
+    return (train.local_epochs or 1) * -(-count // train.batch_size)
+
+
 def batches(count: int, train: TrainSection, site: str, round_: int) -> Iterator[Indices]:
     """The examples of each step, as ``epochs`` has them."""
     return pieces(epochs(count, train, site, round_), train.batch_size, lambda: 1)

@@ -4,9 +4,9 @@ Invariants:
 
 - Which variables train is settled before the calculations exist: layers are frozen, then the model is compiled. Flags
   set after that would change nothing in what is traced.
-- Every update starts from the same state, whatever was trained before: variables that travel as received, all others
-  as in the base model, seeds as given, the optimizer as a fresh one.
-- A variable that does not travel comes out of an update with the bits it went in with.
+- Every update starts from the same state, whatever was trained before: variables that travel as received, personal
+  ones as the site has them, all others as in the base model, seeds as given, the optimizer as a fresh one.
+- A variable that neither travels nor is personal comes out of an update with the bits it went in with.
 
 A model whose class has a training step of its own, or whose layers cannot be traced, trains through Keras' ``fit``.
 """
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fedretrain.architecture import build, set_weights
 from fedretrain.contract import Contract, key
 from fedretrain.errors import DeclinedRequest
+from fedretrain.job import NamedConfig
 from fedretrain.messages import PrepareRequest
 from fedretrain.variables import freeze, variable_specs
 from strategies.objective import LocalObjective
@@ -69,9 +70,11 @@ class Learner:
         largest = sum(math.prod(spec.shape) for spec in self.contract.variables)
         self._model = build(request.architecture, allow_modules, largest)
         freeze(self._model, request.freeze)
-        _check_variables(self._model, self.contract)
+        _check_variables(self._model, self.contract, request.strategy)
         self._variables = list(self._model.variables)
-        self._trained = self._with_rule("train")
+        self._trained = self._training()
+        self._personal = [self._variables[position] for position in self.contract.personal]
+        self._first: Arrays = []  # values of the personal variables at a site that has none of its own yet
         self._kept: list[tuple[Any, NDArray[Any]]] = []
         self.loaded = False
         metrics = make_metrics(request.train, self.contract.outputs)
@@ -102,9 +105,19 @@ class Learner:
     def load(self, base: Arrays) -> None:
         """Take the base model's variables; those that do not travel keep these values. Raises ModelRefused."""
         set_weights(self._model, base)
+        self._first = [base[position] for position in self.contract.personal]
         pairs = zip(self._variables, base, self.contract.variables, strict=True)
         self._kept = [(variable, array) for variable, array, spec in pairs if spec.rule == "keep"]
         self.loaded = True
+
+    def take_own(self, personal: Sequence[NDArray[Any]] | None) -> None:
+        """Take a site's own values of the personal variables, before ``start``; None for the base model's."""
+        for variable, values in zip(self._personal, self._first if personal is None else personal, strict=True):
+            variable.assign(values)
+
+    def own(self) -> Arrays:
+        """The values of the personal variables; read-only, and lasting."""
+        return [array_of(variable.value) for variable in self._personal]
 
     def start(self, received: Sequence[Any], seed_of: Any) -> None:
         """Put everything into the state an update starts from.
@@ -202,8 +215,11 @@ class Learner:
             if not np.array_equal(_bytes(array_of(variable.value)), _bytes(array)):
                 raise RuntimeError(f"variable {variable.path} must not change in training, but did")
 
-    def _with_rule(self, rule: str) -> list[Any]:
-        return [v for v, s in zip(self._variables, self.contract.variables, strict=True) if s.rule == rule]
+    def _training(self) -> list[Any]:
+        """The variables that train, in the order of their positions: shared ones, and personal ones but statistics."""
+        trainable = set(map(id, self._model.trainable_variables))
+        pairs = zip(self._variables, self.contract.variables, strict=True)
+        return [v for v, s in pairs if s.rule == "train" or (s.rule == "personal" and id(v) in trainable)]
 
     def _evaluate(self, total: Any, piece: Piece, *, first: bool) -> tuple[Any, list[Any]]:
         try:
@@ -236,8 +252,8 @@ class Learner:
         self._fits = True
 
 
-def _check_variables(model: Any, contract: Contract) -> None:
-    found = variable_specs(model)
+def _check_variables(model: Any, contract: Contract, strategy: NamedConfig) -> None:
+    found = variable_specs(model, strategy)
     if len(found) != len(contract.variables):
         raise DeclinedRequest("model-mismatch", "architecture", f"{len(contract.variables)} variables")
     for position, (got, expected) in enumerate(zip(found, contract.variables, strict=True)):

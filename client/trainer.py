@@ -34,7 +34,7 @@ from strategies.objective import LocalObjective
 from . import sums
 from .outgoing import Update, difference, finite, is_large
 from .pace import Pace
-from .sampling import MIN_COUNT, Indices, epochs, in_order, pieces, seed_for
+from .sampling import MIN_COUNT, Indices, epochs, in_order, pieces, seed_for, steps_of
 from .training import at_once, check_finite, in_pieces, only
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Order:
     be made variable by variable when it is used, which is before anything else is asked of the trainer. ``selection``
     says which rows of the data are used, where that is not the split of all of them. ``given`` has the arrays that the
     objective asks for, by group (``strategies.objective``), but for those that the trainer has itself: one array per
-    variable that trains.
+    variable that trains. ``personal`` are the site's own values of ``contract.personal``; None for the base model's.
     """
 
     request: PrepareRequest
@@ -68,6 +68,7 @@ class Order:
     seconds: float | None = None
     later: bool = False
     selection: "Selection | None" = None
+    personal: Sequence[NDArray[Any]] | None = None
     given: Mapping[str, Sequence[NDArray[Any]]] = field(default_factory=dict)
 
 
@@ -80,11 +81,15 @@ class Result:
         examples: Training examples.
         metrics: ``train-loss`` (mean over the examples used, each before its step), ``val-loss`` and ``val-<metric>``
             (of the received values, before training), as far as they are about enough examples; ``seconds``.
+        steps: Optimizer steps that were taken.
+        personal: The values of ``contract.personal`` after training.
     """
 
     update: Update
     examples: int
     metrics: dict[str, float]
+    steps: int = 0
+    personal: Sequence[NDArray[Any]] = ()
 
 
 def configure_process(threads: int = 1, gpu: int | None = None) -> None:
@@ -159,6 +164,7 @@ class Trainer:
         learner = self._warm(order.request, order.allow_modules)
         if not learner.loaded:
             learner.load(base())
+        learner.take_own(order.personal)
         later = order.later and is_large(received)
         values = received if later else self._received.tensors(received)
         seed_of = partial(_variable_seed, order)
@@ -187,7 +193,9 @@ class Trainer:
         if len(mine) >= MIN_COUNT:
             metrics["train-loss"] = loss
         self._check_kept(learner)
-        return Result(update if later else finite(update), len(mine), metrics | {"seconds": pace.elapsed})
+        metrics["seconds"] = pace.elapsed
+        steps = steps_of(len(mine), order.request.train)
+        return Result(update if later else finite(update), len(mine), metrics, steps, finite(learner.own()))
 
     def sum(
         self, order: Order, what: NamedConfig, base: Callable[[], Arrays], received: Arrays, data: Dataset
