@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fedretrain.codecs import make_codec
 from fedretrain.contract import InputSpec, OutputSpec, keys
 from fedretrain.digest import weights_digest
 from fedretrain.errors import DeclinedRequest
-from fedretrain.job import NamedConfig
+from fedretrain.job import NamedConfig, ReplaySection
 from fedretrain.messages import BASE, PREPARE, TRAIN, pack
 from server.admission import Expected, Update, admit_base, admit_prepare, admit_train, wire_bytes
 
@@ -107,6 +108,46 @@ def test_data_are_read_again_when_a_run_is_prepared(of: Case, tmp_path: Path, tr
     north.handle(BASE, of.base_message())
     assert dict(north.handle(TRAIN, of.train_message()).metric_records["metrics"])["num-examples"] == 54
     assert body(north.handle(PREPARE, pack(of.request)))["train_examples"] == 90
+
+
+def selecting(of: Case, **train: Any) -> Case:
+    """The run with examples of the second half of the year as the new ones."""
+    since = {"since": datetime(2026, 7, 1, tzinfo=UTC), **train}
+    return Case(of.request.model_copy(update={"train": of.request.train.model_copy(update=since)}), of.base)
+
+
+def dated(of: Case) -> dict[str, Any]:
+    """60 examples, of which the second half is new."""
+    return {**raw(of), "timestamp": np.repeat(np.array(["2026-01-01", "2026-08-01"], "datetime64[s]"), 30)}
+
+
+def test_a_mode_trains_on_what_is_new_and_validates_on_all(of: Case, tmp_path: Path, trainer: Trainer) -> None:
+    """As many as it declared; replay also in another process, after it kept what it trained on, with the same bits."""
+    found, answers = {}, {}
+    for mode in ("continue", "incremental", "replay"):
+        way = selecting(of, mode=mode, replay=ReplaySection(share=0.25))
+        way = Case(way.request.model_copy(update={"run": mode}), way.base)
+        north = site_at(way, tmp_path, trainer, dated(way))
+        prepared = body(north.handle(PREPARE, pack(way.request)))
+        north.handle(BASE, way.base_message())
+        answers[mode] = [north.handle(TRAIN, way.train_message(2)) for _ in range(2)]
+        numbers = dict(answers[mode][0].metric_records["metrics"])
+        assert numbers["num-examples"] == prepared["train_examples"]
+        found[mode] = prepared["train_examples"], prepared["validation_examples"], numbers["val-loss"]
+    assert [some[0] for some in found.values()] == [54, 27, 36]
+    assert len({some[1:] for some in found.values()}) == 1
+    answers["replay"].append(site_at(way, tmp_path, Trainer(), dated(way)).handle(TRAIN, way.train_message(2)))
+    digests = {mode: {body(answer)["update_digest"] for answer in some} for mode, some in answers.items()}
+    assert len(set.union(*digests.values())) == len(digests)
+
+
+def test_a_site_with_nothing_new_says_so(of: Case, tmp_path: Path, trainer: Trainer) -> None:
+    """When it is prepared, so that the server knows before the first round."""
+    late = selecting(of, mode="incremental", since=datetime(2027, 1, 1, tzinfo=UTC))
+    answer = body(site_at(late, tmp_path, trainer, dated(late)).handle(PREPARE, pack(late.request)))
+    assert (answer["kind"], answer["code"], answer["where"]) == ("declined", "no-new-data", "train.since")
+    timeless = body(site_at(late, tmp_path, trainer).handle(PREPARE, pack(late.request)))
+    assert (timeless["code"], timeless["where"]) == ("data-missing", "timestamp")
 
 
 def without_body(text: str = "{}", version: str = "fedretrain.message/1") -> RecordDict:
