@@ -14,14 +14,21 @@ from fedretrain.job import NamedConfig
 
 KEY = "objectives"
 
+_NOT_SHARED = "what stays at a site is in no sum over the sites, and the model in use has no value of it to hold"
 _SAME_INPUTS = "each of them chooses the inputs of a step; take one"
 
+_NOT_COMMON = "it is summed over sites how much a value matters, and a layer that stays at a site has none in common"
 _NOT_FRESH = "the run starts from fresh weights, and layers that stay at the sites would start from the incumbent's"
 _NO_PLACE = "members are put together into one model, in which what a site keeps for itself has no place"
 
 PAIRS: dict[tuple[str, str], str] = {
     ("fedprox", "proximal"): "they are the same term; set strategy.mu",
     ("fgsm", "pgd"): _SAME_INPUTS,
+    ("ewc", "posterior"): "both hold what the model in use knew by its Fisher information; take one",
+    ("fedper", "ewc"): _NOT_SHARED,
+    ("fedper", "posterior"): _NOT_SHARED,
+    ("fedbn", "ewc"): _NOT_SHARED,
+    ("fedbn", "posterior"): _NOT_SHARED,
     ("ditto", "proximal"): "a site's own model has that term; set strategy.strength",
     ("reptile", "perfedavg"): "both learn a start that adapts quickly, Reptile from whole updates; take one",
     ("scaffold", "proximal"): (
@@ -30,6 +37,7 @@ PAIRS: dict[tuple[str, str], str] = {
     ("scaffold", "perfedavg"): (
         "SCAFFOLD's control variates are mean gradients at the model, those of per-FedAvg are taken beside it"
     ),
+    **{(own, other): _NOT_COMMON for own in ("fedper", "fedbn") for other in ("ewc", "posterior")},
 }
 """Why two of a run's strategy and objectives cannot stand together."""
 
