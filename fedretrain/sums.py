@@ -40,11 +40,15 @@ Specs = Mapping[str, VariableSpec]
 
 
 class Fisher(BaseModel):
-    """Settings of "fisher": ``examples`` is how many a site uses at most; ``labels`` whose they are."""
+    """Settings of "fisher": ``examples`` is how many a site uses at most, ``labels`` whose they are.
+
+    ``of`` says which: the old ones, or those trained on; where nobody knows, all of them are both.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     examples: int = Field(1000, ge=1)
     labels: str = Field("model", pattern="^(model|data)$")
+    of: str = Field("old", pattern="^(old|trained)$")
 
 
 class GaussNewton(BaseModel):

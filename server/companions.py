@@ -8,10 +8,11 @@ Invariants:
 - A site without them is not asked to train; it costs nothing but itself.
 
 Layout: ``state/companion-NAME.safetensors`` in the run's folder, arrays by ``fedretrain.contract.key``, and as metadata
-their weights digest.
+their weights digest and how many examples the run trains on.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,13 +27,25 @@ from fedretrain.job import NamedConfig
 from fedretrain.messages import COMPANION, CompanionReply, CompanionRequest, Declined, pack
 from fedretrain.sums import companion_specs
 from strategies.base import Arrays
+from strategies.ewc import EWC
+from strategies.posterior import Posterior
 
+from . import prior
 from .admission import admit_companion, judged, wire_bytes
 from .combining import shown_refusal
 from .exchange import Question, exchange
 from .prepare import Site
-from .sums import Line, ask_sum
-from .wanted import companion_sums
+from .prior import InUse
+from .sums import Line, Sum, ask_sum
+from .wanted import companions_of
+
+
+@dataclass(frozen=True)
+class Made:
+    """A companion: its arrays, and how many examples the run trains on at all its sites."""
+
+    arrays: Arrays
+    examples: int
 
 
 class Companions:
@@ -41,17 +54,26 @@ class Companions:
     Args:
         line: How sites are reached.
         folder: Where they are kept.
+        in_use: Gives what the release in use knows of its certainty (``server.prior``); asked where that is needed.
     """
 
-    def __init__(self, line: Line, folder: Path) -> None:
+    def __init__(self, line: Line, folder: Path, in_use: InUse = dict) -> None:
         self._line = line
         self._folder = folder
-        self._sums = companion_sums(line.plan.job)
-        self._made: dict[str, Arrays] = {}
+        self._in_use = in_use
+        self._wanted = companions_of(line.plan.job)
+        self._made: dict[str, Made] = {}
         self._held: dict[str, int] = {}  # nodes that have them all, by name
         self.digests: dict[str, str] = {}
         self.bytes_down = 0
         self.bytes_up = 0
+
+    def __getitem__(self, name: str) -> Made:
+        """A companion that was made, in this start or an earlier one; raises RunFailed where its file was lost."""
+        made = self._made.get(name) or self._read(name)
+        if made is None:
+            raise RunFailed(f"{self._path(name)}: expected what the run began with, it is missing or damaged")
+        return made
 
     def make(self, sites: Iterable[Site]) -> None:
         """Read those that were made before, and have the sites make the others.
@@ -61,10 +83,10 @@ class Companions:
             MachineError: The disk, or the way to the sites.
         """
         asked = list(sites)
-        for name, what in self._sums.items():
+        for name, objective in self._wanted.items():
             if name not in self._made:
-                arrays = self._read(name) or self._ask(name, what, asked)
-                self._made[name], self.digests[name] = arrays, weights_digest(arrays)
+                made = self._read(name) or self._ask(name, objective, asked)
+                self._made[name], self.digests[name] = made, weights_digest(made.arrays)
 
     def bring(self, sites: Mapping[str, Site], forgetful: Iterable[int] = ()) -> dict[str, Site]:
         """The sites that have all companions, after those that lacked some were sent them.
@@ -73,7 +95,7 @@ class Companions:
             sites: Who is to train, by name.
             forgetful: Nodes that lost what they were given.
         """
-        if not self._sums:
+        if not self._wanted:
             return dict(sites)
         self.make(sites.values())
         lost = set(forgetful)
@@ -97,7 +119,7 @@ class Companions:
         plan, digest = self._line.plan, self.digests[name]
         specs = companion_specs(plan.contract)
         content = pack(
-            CompanionRequest(run=plan.run, companion=digest), dict(zip(specs, self._made[name], strict=True))
+            CompanionRequest(run=plan.run, companion=digest), dict(zip(specs, self._made[name].arrays, strict=True))
         )
         self.bytes_down += wire_bytes(content) * len(nodes)
         question = Question(content, COMPANION, f"companion-{name}", plan.job.participation.deadline_s)
@@ -113,39 +135,58 @@ class Companions:
             self._line.emit("site-declined", **told)
         return stored
 
-    def _ask(self, name: str, what: NamedConfig, sites: list[Site]) -> Arrays:
+    def _ask(self, name: str, objective: EWC | Posterior, sites: list[Site]) -> Made:
+        """Make a companion, and keep it."""
+        examples = sum(site.train_examples for site in sites)
+        if isinstance(objective, EWC):
+            arrays = list(self._sum(objective.sum, sites).arrays.values())
+            _check_any(arrays, objective)
+        else:
+            specs = companion_specs(self._line.plan.contract)
+            known = prior.kept(self._in_use(), specs, objective.prior_precision)
+            if known is None:
+                found = self._sum(objective.sum("old"), sites)
+                known = prior.begun(list(found.arrays.values()), found.examples, objective.prior_precision)
+            arrays = [(precision / examples).astype(np.float32) for precision in known]
+        self._write(name, Made(arrays, examples))
+        return Made(arrays, examples)
+
+    def _sum(self, what: NamedConfig, sites: list[Site]) -> Sum:
+        """At the values of the model the run was given."""
         plan = self._line.plan
-        params = [plan.base.weights[i] for i in plan.contract.changing]
-        found = ask_sum(self._line, what, params, sites)
+        found = ask_sum(self._line, what, [plan.base.weights[i] for i in plan.contract.changing], sites)
         self.bytes_down, self.bytes_up = self.bytes_down + found.bytes_down, self.bytes_up + found.bytes_up
-        arrays = list(found.arrays.values())
-        if not any(np.any(array) for array in arrays):
-            raise RunFailed(
-                f"objective {name}: the sum over all sites is 0 everywhere, so that it would hold nothing; expected a "
-                'model that is not certain of everything, or labels = "data"'
-            )
-        self._write(name, arrays)
-        return arrays
+        return found
 
     def _path(self, name: str) -> Path:
         return self._folder / f"companion-{name}.safetensors"
 
-    def _write(self, name: str, arrays: Arrays) -> None:
-        tensors = dict(zip(companion_specs(self._line.plan.contract), arrays, strict=True))
+    def _write(self, name: str, made: Made) -> None:
+        tensors = dict(zip(companion_specs(self._line.plan.contract), made.arrays, strict=True))
+        about = {"digest": weights_digest(made.arrays), "examples": str(made.examples)}
         with atomic.replacing(self._path(name)) as temporary:
             try:
-                save_file(tensors, temporary, {"digest": weights_digest(arrays)})
+                save_file(tensors, temporary, about)
             except SafetensorError as error:
                 raise MachineError(f"{self._path(name)}: cannot write: {error}; free some space and resume") from error
 
-    def _read(self, name: str) -> Arrays | None:
+    def _read(self, name: str) -> Made | None:
         """What an earlier start made, None where there is nothing, or nothing whole."""
         specs = companion_specs(self._line.plan.contract)
         try:
             with safe_open(self._path(name), framework="numpy") as file:  # type: ignore[no-untyped-call]  # no types
                 arrays = [file.get_tensor(key) for key in specs]
-                digest = (file.metadata() or {}).get("digest")
-        except (SafetensorError, OSError):
+                about = file.metadata() or {}
+            made = Made(arrays, int(about["examples"]))
+        except (SafetensorError, OSError, KeyError, ValueError):
             return None
         fits = [array.shape for array in arrays] == [spec.shape for spec in specs.values()]
-        return arrays if fits and weights_digest(arrays) == digest else None
+        return made if fits and weights_digest(arrays) == about.get("digest") else None
+
+
+def _check_any(arrays: Arrays, objective: EWC) -> None:
+    if not any(np.any(array) for array in arrays):
+        raise RunFailed(
+            f"objective {objective.name}: the Fisher information is 0 everywhere, so that nothing would be held; a "
+            'model that is certain of everything has none: take labels = "data", or another objective such as l2sp'
+        )

@@ -44,6 +44,7 @@ from .norms import l2_norm
 from .online import rounds_before
 from .plan import Plan
 from .prepare import Site
+from .prior import InUse
 from .saving import Saver
 from .spool import Spool
 from .sums import Line, Sum, ask_sum
@@ -72,6 +73,7 @@ class Rounds:
         emit: Takes the events.
         messenger: How messages go out and come back.
         monitor: Measures the model after a round while the next one trains.
+        in_use: Gives what the release in use knows of its certainty (``server.prior``).
 
     Raises:
         ConfigurationError: The strategy's name or settings are wrong, or the run began with another model or data.
@@ -85,6 +87,7 @@ class Rounds:
         emit: EventLog,
         messenger: Messenger = PLAIN,
         monitor: Monitor | None = None,
+        in_use: InUse = dict,
     ) -> None:
         self._plan = plan
         self._grid = grid
@@ -96,7 +99,7 @@ class Rounds:
         self._monitor = monitor or Monitor()
         self._attendance = Attendance(plan, grid, emit, messenger)
         self._line = Line(plan, grid, folder.spool, emit, messenger)
-        self._companions = Companions(self._line, folder.state)
+        self.companions = Companions(self._line, folder.state, in_use)
         self._forgetful: set[int] = set()
         self._traffic = Traffic()
         self.prepare_seconds = 0.0
@@ -213,9 +216,9 @@ class Rounds:
         start = time.monotonic()
         if self._forgetful:
             self._saver.wait()  # what follows may take its time
-        sites = self._companions.bring(self._attendance.next_round(self._forgetful), self._forgetful)
+        sites = self.companions.bring(self._attendance.next_round(self._forgetful), self._forgetful)
         self._forgetful = set()
-        down, up = self._companions.take_bytes()
+        down, up = self.companions.take_bytes()
         self._traffic.down, self._traffic.up = self._traffic.down + down, self._traffic.up + up
         self._traffic.base += self._attendance.take_base_bytes()
         asked = self._choose(sites, state, number, attempt)
@@ -258,7 +261,7 @@ class Rounds:
         at_once = bounds.known or self._combining is not None
         collect = partial(self._method.collect, spool, declared, at_once=at_once)
         intake = Intake(expected, asked, bounds, collect(), self._emit)
-        round_ = Round(expected, state.params, asked, participation.deadline_s, self._companions.digests)
+        round_ = Round(expected, state.params, asked, participation.deadline_s, self.companions.digests)
         asking: Asking
         if self._combining is not None and intake.collector.folds:
             asking = Together(self._combining, round_, collect, intake)

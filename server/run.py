@@ -33,6 +33,8 @@ from dataclasses import replace
 from typing import Any
 
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
+from safetensors.numpy import load
 
 from fedretrain import atomic
 from fedretrain.contract import Contract
@@ -141,7 +143,7 @@ class _Run:
         limit_replies(grid, self._plan.variables.values())
         self._holdouts = [holdout_digest(data) for _, data in load_holdouts(job, self._plan.contract, self._plan.train)]
         self._monitor = make_monitor(self._plan, folder, emit, self._holdouts)
-        self._rounds = Rounds(self._plan, grid, folder, emit, messenger, self._monitor)
+        self._rounds = Rounds(self._plan, grid, folder, emit, messenger, self._monitor, self._certainty_in_use)
         self._opened = time.monotonic()
 
     def finish(self) -> dict[str, Any]:
@@ -186,14 +188,24 @@ class _Run:
 
     def _contract_in_use(self) -> Contract | None:
         """That of the release this run may replace, as its first start found it."""
+        identity = self._release_in_use()
+        return None if identity is None else self._registry.load(identity)[0].contract
+
+    def _certainty_in_use(self) -> Mapping[str, NDArray[Any]]:
+        """What that release keeps of its certainty; nothing where it keeps none."""
+        identity = self._release_in_use()
+        content = None if identity is None else self._registry.uncertainty(identity)
+        return {} if content is None else load(content)
+
+    def _release_in_use(self) -> str | None:
         state = self._registry.state()
         if state is None or state.ledger.incumbent is None:
             return None
         published = [i for i, entry in state.ledger.releases.items() if entry.run == self._folder.run_id]
-        identity: str | None = state.ledger.incumbent
-        if published:
-            identity = self._registry.load(published[0])[0].lineage["parent"]
-        return None if identity is None else self._registry.load(identity)[0].contract
+        if not published:
+            return state.ledger.incumbent
+        parent: str | None = self._registry.load(published[0])[0].lineage["parent"]
+        return parent
 
     def _parent(self) -> str | None:
         """Id of the release this run may replace; the base model becomes the first release where there is none."""

@@ -8,7 +8,8 @@ float32 [p (p + 1) / 2], and in float64 "last.values" [p] (θ*), "last.prior" []
 "last.examples" [] (N).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,15 @@ from fedretrain.lastlayer import LastLayer, find_last_layer
 from fedretrain.modelfile import BaseModel
 from fedretrain.sums import layer_size, unpacked
 from strategies.laplace import LastLayerPosterior, moderated, posterior
+from strategies.posterior import Posterior
 
-from . import calibration
+from . import calibration, prior
 from .events import EventLog
 from .holdouts import load_holdouts
 from .modes import Candidate
 from .plan import Plan
 from .rounds import Rounds
+from .wanted import companions_of
 
 Array = NDArray[Any]
 _BATCH = 256
@@ -69,22 +72,48 @@ def check_uncertainty(plan: Plan) -> None:
 
 
 def assess(plan: Plan, candidate: Candidate, rounds: Rounds, path: Path, emit: EventLog) -> dict[str, Any] | None:
-    """Find out what the job asks for, keep it in the file ``path``, and return what the gate's report says of it.
+    """Find out what the job asks for, and keep it in the file ``path``.
 
-    Where too few sites answer, the report says so, and the run goes on.
+    Where too few sites answer, that is said, and the run goes on.
+
+    Returns:
+        What the gate's report says of it; None for nothing.
 
     Raises:
         MachineError: The disk, or the way to the sites.
     """
-    if plan.job.uncertainty is None:
-        return None
+    tensors: dict[str, Array] = {}
+    report: dict[str, Any] | None = None
+    if plan.job.uncertainty is not None:
+        report = {"method": plan.job.uncertainty.method}
+        with _told(emit, report):
+            found = find_out(plan, candidate, rounds)
+            report, tensors = found.report, {**found.tensors}
+    objective = companions_of(plan.job).get("posterior")
+    if isinstance(objective, Posterior):
+        with _told(emit, {}):
+            tensors |= _posterior_of(plan, candidate, rounds, objective)
+    if tensors:
+        atomic.write_bytes(path, save(tensors))
+    return report
+
+
+@contextmanager
+def _told(emit: EventLog, report: dict[str, Any]) -> Iterator[None]:
+    """Let the run go on where the sites do not make a sum, and say why it is missing."""
     try:
-        found = find_out(plan, candidate, rounds)
+        yield
     except RunFailed as error:
+        report["missing"] = str(error)
         emit("warning", text=f"how certain the candidate is could not be found out: {error}")
-        return {"method": plan.job.uncertainty.method, "missing": str(error)}
-    atomic.write_bytes(path, save(found.tensors))
-    return found.report
+
+
+def _posterior_of(plan: Plan, candidate: Candidate, rounds: Rounds, objective: Posterior) -> dict[str, Array]:
+    """The diagonal posterior of the candidate, for the release that comes after it (``server.prior``)."""
+    began = rounds.companions[objective.companions[0]]
+    found = rounds.ask_sum(objective.sum("trained"), [candidate.model.weights[i] for i in plan.contract.changing])
+    precision = [np.asarray(array, np.float64) * began.examples for array in began.arrays]
+    return prior.updated(precision, found.arrays, found.examples)
 
 
 def find_out(plan: Plan, candidate: Candidate, rounds: Rounds) -> Certainty:

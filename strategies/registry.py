@@ -31,6 +31,7 @@ from .median import Median
 from .objective import LocalObjective, ObjectiveSettings, composed
 from .perfedavg import PerFedAvg
 from .personal import FedBN, FedPer
+from .posterior import Posterior
 from .recency import Recency
 from .reptile import Reptile
 from .scaffold import Scaffold
@@ -48,7 +49,7 @@ BUILT_IN: dict[str, type[Settings]] = {
     )
 }
 OBJECTIVES: dict[str, type[ObjectiveSettings]] = {
-    c.name: c for c in (ProximalSettings, L2SP, EWC, Distillation, FGSM, PGD, PerFedAvg, Recency, Window)
+    c.name: c for c in (ProximalSettings, L2SP, EWC, Posterior, Distillation, FGSM, PGD, PerFedAvg, Recency, Window)
 }
 
 

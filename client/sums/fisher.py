@@ -9,8 +9,9 @@ Each y_n is one draw from the model's own answer, which makes F an unbiased esti
 -log p is the job's loss, as it is scaled there and without regularisation; a regression has no draw, and takes its
 data's labels. w_n are sample weights, 1 where there are none. The model is in inference mode.
 
-The examples are the site's old ones where the job says since when they are new and the data have times, else all; those
-it validates on are left out, and of more than ``examples`` that many are drawn.
+The examples are the site's old ones where the job says since when they are new and the data have times, else all; or,
+where those "trained" on are asked for, these. Those it validates on are left out, and of more than ``examples`` that
+many are drawn.
 
 F. Kunstner, P. Hennig, L. Balles: Limitations of the Empirical Fisher Approximation for Natural Gradient Descent.
 NeurIPS 2019, https://arxiv.org/abs/1905.12558
@@ -35,7 +36,7 @@ _PIECE = 256  # examples in one call
 
 def fisher(task: Task, settings: Fisher) -> Total:
     """See the module docstring; float32, in the order of the variables that train."""
-    rows = enough(_old(task), "old examples")
+    rows = enough(task.trained if settings.of == "trained" else _old(task), f"{settings.of} examples")
     seed = seed_for("fisher", task.request.train.seed, task.site)
     used = rows
     if len(rows) > settings.examples:
