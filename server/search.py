@@ -182,7 +182,7 @@ def _tune(section: SearchSection, seed: int, measure: Callable[[Mapping[str, int
             tune_new_entries=False,
             allow_new_entries=False,
             max_retries_per_trial=0,
-            max_consecutive_failed_trials=section.trials,
+            max_consecutive_failed_trials=section.trials + 1,  # all may fail
             directory=folder,
             project_name="search",
             overwrite=True,

@@ -5,14 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from fedretrain.architecture import build, set_weights, to_json, weights_of
 from fedretrain.digest import weights_digest
 from fedretrain.errors import ConfigurationError, RunFailed
 from fedretrain.job import Job, load_job
-from fedretrain.messages import SUM, SumReply, SumRequest, pack, request_arrays, unpack_request
 from fedretrain.modelfile import BaseModel, load_base
 from fedretrain.runfolder import RunFolder
 from fedretrain.signature import input_names, output_names
@@ -21,7 +19,8 @@ from server.modes.ensemble import inverse
 from server.registry import Registry
 from server.run import execute
 
-from .grid import Answer, NumpySite, ScriptedGrid
+from .grid import NumpySite, ScriptedGrid
+from .judging import JudgingSite, loss_of
 from .keras_job import TRUTH, make_job, towards
 
 
@@ -86,37 +85,6 @@ def test_weights_are_inverse_losses() -> None:
         inverse([-1.0, 2.0])
 
 
-X = np.random.default_rng(3).normal(size=(200, 4)).astype(np.float32)
-Y = np.argmax(X @ TRUTH, axis=1)
-
-
-def _loss(head: NDArray[Any]) -> float:
-    """Mean cross-entropy of the job's model with this head."""
-    scores = (X @ head).astype(np.float64)
-    return float(np.mean(np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(len(Y)), Y]))
-
-
-class JudgingSite(NumpySite):
-    """Answers for an evaluation as well; its labels are those of the truth."""
-
-    def answer(self, message_type: str, content: RecordDict) -> Answer:
-        if message_type != SUM:
-            return super().answer(message_type, content)
-        self.asked.append(message_type)
-        request, (head,) = unpack_request(content, SumRequest), request_arrays(content).values()
-        loss = _loss(head)
-        arrays = [np.array(loss + 7.0), np.array([[loss, 0.5]])]  # the first has the regularisation in it
-        reply = SumReply(
-            run=request.run,
-            site=self.name,
-            sum=request.sum.name,
-            contract=request.contract,
-            globals_digest=request.globals_digest,
-            sum_digest=weights_digest(arrays),
-        )
-        return pack(reply, {f"{i:05d}": a for i, a in enumerate(arrays)}, {"num-examples": 3})
-
-
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     path = make_job(tmp_path_factory.mktemp("job"), rounds=1)
@@ -146,7 +114,7 @@ def test_runs_add_members_until_there_are_enough_and_then_change_one(job: Job, t
     heads, weights = _members(tmp_path, first["release"])
     assert np.array_equal(heads[0], base)
     np.testing.assert_allclose(heads[1], 0.5 * (base + TRUTH), rtol=1e-5)
-    losses = [_loss(head) for head in heads]
+    losses = [loss_of(head) for head in heads]
     assert weights == pytest.approx([(1 / loss) / sum(1 / one for one in losses) for loss in losses], rel=1e-4)
     mode = Registry.open(tmp_path).load(first["release"])[0].lineage["mode"]
     assert [member["trained"] for member in mode["members"]] == [False, True]
@@ -170,10 +138,10 @@ def test_runs_add_members_until_there_are_enough_and_then_change_one(job: Job, t
     np.testing.assert_allclose(changed[0], 0.5 * (three[0] + 0.9 * TRUTH), rtol=1e-5)
     fourth = _run(following(third["release"], change="add"), tmp_path, "r4", TRUTH)
     heads, _ = _members(tmp_path, fourth["release"])
-    strongest = changed[int(np.argmin([_loss(head) for head in changed]))]
+    strongest = changed[int(np.argmin([loss_of(head) for head in changed]))]
     left = [head for head in changed if not any(np.array_equal(head, other) for other in heads)]
     assert len(heads) == 3
-    assert [_loss(head) for head in left] == [max(_loss(head) for head in changed)]
+    assert [loss_of(head) for head in left] == [max(loss_of(head) for head in changed)]
     np.testing.assert_allclose(heads[2], 0.5 * (strongest + TRUTH), rtol=1e-5)
     contracts = [Registry.open(tmp_path).load(one["release"])[0].contract for one in (first, fourth)]
     assert (contracts[0].inputs, contracts[0].outputs) == (contracts[1].inputs, contracts[1].outputs)
