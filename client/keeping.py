@@ -13,26 +13,30 @@ Use::
     update = keeping.put_down(result)                   # all that travels
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedretrain.contract import VariableSpec
+from fedretrain.contract import Contract, VariableSpec
 from fedretrain.errors import DeclinedRequest
 from fedretrain.messages import PrepareRequest
 from fedretrain.travel import apart, travelling
-from strategies.ditto import PERSONAL
+from strategies.ditto import PERSONAL, personal_strategy
 from strategies.scaffold import CONTROL, Scaffold, control_changes, learning_rate
 
 from .memory import Memory
 from .outgoing import Update
 
 if TYPE_CHECKING:
-    from .trainer import Result
+    from .trainer import Order, Result
 
 Arrays = list[NDArray[Any]]
+
+AFTER_ALL = 1 << 62
+"""No round has this number."""
 
 LAYERS = "layers"
 """Name of personal layers' values in a site's memory."""
@@ -84,14 +88,27 @@ class Keeping:
             update = [*update, *changes]
         return update
 
-    def own_model(self) -> Arrays:
-        """Ditto: where the site's own model stands, by ``contract.changing``; at first that is what was received."""
-        return self._read(PERSONAL, self._request.contract.changing_specs) or self.received
+    def with_own_model(self, order: "Order", result: "Result", train: "Callable[[Order, Arrays], Result]") -> "Result":
+        """Ditto: train the site's own model from where it stands, at first what was received, and keep it.
 
-    def put_own_model(self, before: Sequence[NDArray[Any]], update: Update) -> None:
-        """Ditto: keep the site's own model as the round leaves it; raises MachineError."""
-        after = [np.asarray(a + np.asarray(change)) for a, change in zip(before, update, strict=True)]
+        Args:
+            order: What the global model was trained by.
+            result: What came of that.
+            train: Trains by an order, from values of ``contract.changing``.
+
+        Returns:
+            The result with the own model's numbers, as ``val-personal-...`` and ``train-personal-...``.
+        """
+        specs = self._request.contract.changing_specs
+        before = self._read(PERSONAL, specs) or self.received
+        anchors = [values for values, spec in zip(self.received, specs, strict=True) if spec.rule == "train"]
+        request = self._request.model_copy(update={"strategy": personal_strategy(self._request.strategy)})
+        found = train(replace(order, request=request, given={**order.given, "received": anchors}, later=False), before)
+        after = [np.asarray(a + np.asarray(change)) for a, change in zip(before, found.update, strict=True)]
         self._memory.write(PERSONAL, self._round, after)
+        metrics = {name.replace("-", "-personal-", 1): value for name, value in found.metrics.items() if "-" in name}
+        seconds = {"seconds": result.metrics["seconds"] + found.metrics["seconds"]}
+        return replace(result, metrics=result.metrics | metrics | seconds)
 
     def _control_changes(self, result: "Result") -> Arrays:
         pairs = zip(result.update, self._request.contract.changing_specs, strict=True)
@@ -101,6 +118,12 @@ class Keeping:
 
     def _read(self, name: str, specs: Sequence[VariableSpec]) -> Arrays | None:
         return self._memory.read(name, self._round, specs)
+
+
+def last_layers(memory: Memory, contract: Contract) -> Arrays | None:
+    """The site's own values of ``contract.personal`` as the last round left them; None where it has none."""
+    own = [contract.variables[position] for position in contract.personal]
+    return memory.read(LAYERS, AFTER_ALL, own) if own else None
 
 
 def auxiliary_specs(request: PrepareRequest) -> list[VariableSpec]:

@@ -11,10 +11,8 @@ from fedretrain.release import Release
 from strategies.ditto import PERSONAL
 
 from .home import Home
-from .keeping import LAYERS
+from .keeping import AFTER_ALL, last_layers
 from .store import SiteStore
-
-_AFTER_ALL = 1 << 62  # no round has this number
 
 
 def own(home: Home, release: Release) -> Release:
@@ -24,9 +22,9 @@ def own(home: Home, release: Release) -> Release:
         ConfigurationError: The site has joined no federation, or the run left nothing here.
     """
     contract, run = release.contract, release.lineage["run"]
-    positions, name = (contract.personal, LAYERS) if contract.personal else (contract.changing, PERSONAL)
+    positions = contract.personal or contract.changing
     memory = SiteStore(home.store).memory(run, home.load_kit().site)
-    values = memory.read(name, _AFTER_ALL, [contract.variables[position] for position in positions])
+    values = last_layers(memory, contract) or memory.read(PERSONAL, AFTER_ALL, contract.changing_specs)
     if values is None:
         raise ConfigurationError(
             f"{home.store}: expected what run {run} left of this site's own, got nothing: its strategy keeps none "

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from fedretrain.architecture import fingerprint
-from fedretrain.contract import Contract, keys
+from fedretrain.contract import Contract
 from fedretrain.dataset import Dataset, as_arrays, check_dataset
 from fedretrain.digest import weights_digest
 from fedretrain.errors import DataMismatch, DeclinedRequest, FedretrainError
@@ -45,12 +46,15 @@ from fedretrain.messages import (
     unpack_request,
 )
 from fedretrain.sums import sum_specs
+from fedretrain.travel import travelling_variables
+from strategies.ditto import Ditto
 
 from . import sums
 from .bulk import Bulk
 from .chooser import Chooser
 from .coding import Encoder, codec_of
-from .incoming import all_arrays, changing_arrays, companion_arrays
+from .incoming import all_arrays, changing_arrays, companion_arrays, travelling_arrays
+from .keeping import Keeping, last_layers
 from .outgoing import packed, written
 from .policy import Policy, check_sum
 from .store import SiteStore
@@ -135,7 +139,7 @@ class Site:
         Args:
             request: What this site was asked to prepare; the same object for as long as nothing changed.
             round_: The round.
-            received: The global values of the variables that travel, in the order of ``contract.changing``.
+            received: The global values of all that travels (``fedretrain.travel``).
             companions: As ``TrainRequest`` has them.
         """
         try:
@@ -186,7 +190,8 @@ class Site:
             raise DeclinedRequest("request-invalid", "arrays", "arrays with the digest that the request names")
         policy = self._policy or Policy()
         check_sum(policy, body.sum.name)
-        order = Order(request, self.name, 0, self._allow_modules, policy.max_seconds)
+        own = last_layers(self._store.memory(request.run, self.name), contract)
+        order = Order(request, self.name, 0, self._allow_modules, policy.max_seconds, personal=own)
         data = self._examples(request)
         found = self._trainer.sum(order, body.sum, lambda: self._base(contract), received, data)
         check_sum(policy, body.sum.name, found.examples)
@@ -206,12 +211,13 @@ class Site:
         contract = request.contract
         if body.contract != contract.digest:
             raise DeclinedRequest("request-invalid", "contract", "the one this run was prepared with")
-        received = changing_arrays(content, contract)
+        received = travelling_arrays(content, contract, request.strategy)
         if weights_digest(received) != body.globals_digest:
             raise DeclinedRequest("request-invalid", "arrays", "arrays with the digest that the request names")
         result = self._update(request, body.round, received, body.companions)
         encoder = Encoder(request, self.name, body.round, self._store.residuals)
-        payloads = zip(keys(contract.changing), map(encoder.encode, result.update), strict=True)
+        names = travelling_variables(contract, request.strategy)
+        payloads = zip(names, map(encoder.encode, result.update), strict=True)
         update, digest = written(payloads, Bulk(self._spool)) if self._spool else packed(payloads)
         encoder.finish()
         reply = TrainReply(
@@ -230,22 +236,34 @@ class Site:
         self, request: PrepareRequest, round_: int, received: list[NDArray[Any]], companions: Mapping[str, str]
     ) -> Result:
         seconds = self._policy.max_seconds if self._policy else None
-        order = Order(request, self.name, round_, self._allow_modules, seconds, later=self._spool is not None)
-        if companions:
-            given = {f"companion:{name}": self._companion(digest) for name, digest in companions.items()}
-            order = replace(order, given=given)
+        keeping = Keeping(self._store.memory(request.run, self.name), request, round_, received)
+        order = Order(
+            request,
+            self.name,
+            round_,
+            self._allow_modules,
+            seconds,
+            later=self._spool is not None,
+            given={**keeping.given, **{f"companion:{name}": self._companion(d) for name, d in companions.items()}},
+            personal=keeping.personal,
+        )
         data = self._examples(request)
         selection = self._chooser.selection(request, data)
         if selection is not None:
             order = replace(order, selection=selection)
+        used = data if selection is None else selection.data
         started = time.monotonic()
-        result = self._trainer.train(
-            order, lambda: self._base(request.contract), received, data if selection is None else selection.data
-        )
+        base = partial(self._base, request.contract)
+        result = self._trainer.train(order, base, keeping.received, used)
+        if request.strategy.name == Ditto.name:
+            left = None if seconds is None else max(0.0, seconds - (time.monotonic() - started))
+            beside = self._trainer.beside
+            train = partial(keeping.with_own_model, replace(order, seconds=left), result)
+            result = train(lambda again, own: beside.train(again, base, own, used))
         if seconds is not None and time.monotonic() - started > seconds:  # a backend may not look at the order's limit
             raise DeclinedRequest("policy", "max_seconds", f"at most {seconds:g} seconds of training in a round")
         self._chooser.trained(request, data)
-        return result
+        return replace(result, update=keeping.put_down(result))
 
     def _prepared(self, run: str) -> PrepareRequest:
         request = self._store.run(run)

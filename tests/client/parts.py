@@ -79,7 +79,7 @@ def case(
         preprocessing=None,
         architecture=fingerprint(architecture),
         base=weights_digest(base),
-        variables=variable_specs(frozen),
+        variables=variable_specs(frozen, strategy),
     )
     losses = {name: loss for name, (_, loss) in kinds.items()}
     section = {"optimizer": SGD, "loss": losses if len(losses) > 1 else next(iter(losses.values())), "metrics": ()}

@@ -121,6 +121,32 @@ def test_a_codec_costs_fewer_bytes_and_no_repeatability(
     assert any(tmp_path.glob("first/**/residuals")) == (name == "topk")
 
 
+@pytest.mark.parametrize("name", ["scaffold", "fedbn", "ditto"])
+def test_what_sites_keep_costs_no_repeatability(job: Job, pool: WorkerPool, tmp_path: Path, name: str) -> None:
+    """Folded in the worker or sent in the opposite order, or gone on with after it was interrupted in a round.
+
+    What the interrupted round left at the sites is not what the repeated one starts from.
+    """
+    train = job.train.model_copy(update={"rounds": 3, "optimizer": NamedConfig(name="sgd", learning_rate=0.1)})
+    stateful = job.model_copy(update={"strategy": NamedConfig(name=name), "train": train})
+    expected, result = run_local(stateful, tmp_path / "whole", pool)
+    assert run_local(stateful, tmp_path / "messages", pool, LastFirst)[0] == expected
+    assert any((tmp_path / "whole").rglob("memory"))
+    assert ("val-personal-loss" in result["rounds"][-1]["metrics"]) == (name == "ditto")
+
+    def interrupt(event: dict[str, Any]) -> None:
+        if event["event"] == "reply" and event["round"] == 2:
+            raise KeyboardInterrupt
+
+    folder = RunFolder.create(tmp_path / "interrupted", "r1", stateful)
+    sites = Sites(simulated_sites(stateful), folder.store)
+    with LocalGrid(sites, pool=pool) as grid, pytest.raises(KeyboardInterrupt):
+        execute(stateful, grid, folder, interrupt)
+    with LocalGrid(sites, pool=pool) as grid:
+        execute(stateful, grid, folder)
+    assert candidate(folder) == expected
+
+
 def test_flowers_runtime_gives_the_same_bits(job: Job, one_worker: str, tmp_path: Path) -> None:
     """The whole job through ``flwr run``: same candidate, every event told, and no process left, Ray's included."""
     folder = RunFolder.create(tmp_path / "it's here", "r1", job)
