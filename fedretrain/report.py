@@ -38,6 +38,7 @@ def show_result(
     show_rounds(console, result["rounds"], refused)
     _show_segments(console, result.get("segments", ()))
     _show_gate(console, result["gate"])
+    _show_certainty(console, result["gate"].get("uncertainty"))
     _show_facts(console, result, out)
     _show_next(console, result, out, option)
 
@@ -146,6 +147,37 @@ def _show_gate(console: Console, gate: Record) -> None:
     )
     for reason in gate["reasons"]:
         console.print(f"[red]✗[/] {escape(reason)}", highlight=False)
+
+
+_FITS = {
+    "ece": "calibration error",
+    "nll": "-log chance",
+    "coverage": "in its 95 %",
+    "set_size": "labels in it",
+    "width": "width of it",
+}
+
+
+def _show_certainty(console: Console, found: Record | None) -> None:
+    """How well the candidate's certainty fits what happens, as it is and with its posterior."""
+    if found is None:
+        return
+    if "missing" in found:
+        console.print(f"[yellow]! how certain the candidate is could not be found out: {escape(found['missing'])}[/]")
+        return
+    table = _table("How certain the candidate is: as it is, and with its posterior")
+    measures = [name for name in _FITS if any(name in holdout["before"] for holdout in found["holdouts"])]
+    for name in ("holdout", "n", *(_FITS[name] for name in measures)):
+        table.add_column(name, justify="left" if name == "holdout" else "right")
+    for holdout in found["holdouts"]:
+        before, after = holdout["before"], holdout["after"]
+        cells = [f"{before[name]:.3f} {after[name]:.3f}" if name in before else _NONE for name in measures]
+        table.add_row(escape(holdout["name"]), str(holdout["n"]), *cells)
+    console.print(table)
+    about = (
+        f"{found['parameters']} values of the last layer, {found['examples']} examples at {len(found['sites'])} sites"
+    )
+    console.print(f"[dim]  posterior: of {about}; prior precision {found['prior_precision']:.3g}[/]", highlight=False)
 
 
 def _verdict(part: Record) -> tuple[str, ...]:

@@ -595,3 +595,20 @@ def test_fault_36_killed_at_any_step_of_a_release(tmp_path: Path, point: str) ->
         release = open_registry(tmp_path).publish(draft(run, number))
         assert run_in_use(tmp_path) == release.lineage["run"] == run
         assert_whole(tmp_path, {"run-1", run})
+
+
+def test_what_a_release_knows_of_its_certainty_is_signed_and_optional(out: Path, registry: Registry) -> None:
+    """It is no part of the id; read back as it was, and not at all where a bit of it was changed."""
+    import dataclasses
+
+    from fedretrain.release import UNCERTAINTY
+
+    plain = draft("run-3", 3)
+    release = registry.publish(dataclasses.replace(plain, uncertainty=b"certain"))
+    assert registry.uncertainty(release.id) == b"certain"
+    assert registry.uncertainty(ids(out)["run-2"]) is None
+    assert_whole(out, {"run-1", "run-2", "run-3"})
+    flip(release.folder / UNCERTAINTY, 2)
+    with pytest.raises(UntrustedRelease):
+        registry.uncertainty(release.id)
+    assert not registry.verify().ok
