@@ -53,6 +53,11 @@ MODES: dict[tuple[str, str], str] = {
 }
 """Why an objective or strategy has no meaning in a mode."""
 
+STAGES: dict[str, str] = {
+    "scaffold": "its control variates are gradients by one learning rate, of variables that all train all the time",
+}
+"""Why a strategy or objective cannot stand beside ``train.stages``."""
+
 
 def own_settings(config: NamedConfig) -> dict[str, Any]:
     """The settings of the strategy itself, without its objectives."""
@@ -86,6 +91,13 @@ def check_pairs(names: Sequence[str]) -> None:
     for (one, other), reason in PAIRS.items():
         if one in names and other in names:
             raise ConfigurationError(f"strategy.{KEY}: '{one}' and '{other}' cannot stand together: {reason}")
+
+
+def check_stages(config: NamedConfig) -> None:
+    """Refuse what cannot be trained in stages; raises ConfigurationError."""
+    for name in [config.name, *(objective.name for objective in objective_configs(config))]:
+        if name in STAGES:
+            raise ConfigurationError(f"train.stages: '{name}' cannot be trained in stages: {STAGES[name]}")
 
 
 def check_mode(names: Sequence[str], mode: str) -> None:
