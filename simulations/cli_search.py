@@ -124,7 +124,7 @@ def lines(found: Mapping[str, Any], out: Path) -> Iterator[str]:
     ranked: Sequence[Mapping[str, Any]] = sorted(
         found["trials"], key=lambda t: (t[metric] is None, sign * (t[metric] or 0), t["trial"])
     )
-    rows = [("trial", "loss", "accuracy", "seconds", "settings")]
+    rows: list[tuple[str, ...]] = [("trial", "loss", "accuracy", "seconds", "settings")]
     for trial in ranked:
         numbers = ["-" if trial[name] is None else f"{trial[name]:.4f}" for name in ("loss", "accuracy")]
         note = f"  ({trial['reason']})" if trial["reason"] else ""
