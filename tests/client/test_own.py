@@ -21,7 +21,7 @@ from .deliveries import kit_of
 def release(*rules: str) -> Release:
     """Of run "run-1", every variable two zeros; made by hand, as verification is not what is tested here."""
     draft = drafts.draft("run-1")
-    specs = tuple(VariableSpec(shape=(2,), dtype="float32", rule=rule) for rule in rules)  # type: ignore[arg-type]
+    specs = tuple(VariableSpec(shape=(2,), dtype="float32", rule=rule) for rule in rules)
     contract = draft.contract.model_copy(update={"variables": specs})
     weights = [np.zeros(2, np.float32) for _ in rules]
     return Release("id", Path(), "{}", weights, contract, {}, {"run": "run-1"})

@@ -17,7 +17,7 @@ CONTRACT = Contract(
     architecture="a",
     base="b",
     variables=tuple(
-        VariableSpec(shape=(i + 1,), dtype="float64" if i == 4 else "float16", rule=rule)  # type: ignore[arg-type]
+        VariableSpec(shape=(i + 1,), dtype="float64" if i == 4 else "float16", rule=rule)
         for i, rule in enumerate(RULES)
     ),
 )
