@@ -50,8 +50,6 @@ MODES: dict[tuple[str, str], str] = {
     ("scaffold", "online"): "every segment begins anew at the server, while sites would go on with control variates",
     **dict.fromkeys([("fedper", "full"), ("fedbn", "full")], _NOT_FRESH),
     **dict.fromkeys([("fedper", "ensemble"), ("fedbn", "ensemble"), ("ditto", "ensemble")], _NO_PLACE),
-    ("fedper", "ensemble"): "the server puts the members together, and has no layers that stay at a site",
-    ("fedbn", "ensemble"): "the server puts the members together, and has no layers that stay at a site",
     ("posterior", "ensemble"): "a posterior is of one model, and the next run may train another member",
 }
 """Why an objective or strategy has no meaning in a mode."""
