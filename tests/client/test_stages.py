@@ -27,7 +27,7 @@ def test_a_stage_trains_what_a_job_of_its_own_would() -> None:
 
     def updates(of: Case, trainer: Trainer, round_: int) -> list[np.ndarray]:
         result = trainer.train(Order(of.request, "a", round_), lambda: of.base, of.received, examples(of, 40))
-        return list(result.update)
+        return [np.asarray(array) for array in result.update]
 
     def as_bytes(update: Any) -> list[bytes]:
         return [np.asarray(array).tobytes() for array in update]

@@ -18,7 +18,7 @@ from server.run import execute
 from .grid import ScriptedGrid
 from .keras_job import TRUTH, make_job, sites, start
 
-TRUTH_3 = np.concatenate([TRUTH, np.float32([[0], [0], [0], [3]])], axis=1)
+TRUTH_3 = np.concatenate([TRUTH, np.array([[0], [0], [0], [3]], np.float32)], axis=1)
 
 
 @pytest.fixture(scope="module")
