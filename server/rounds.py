@@ -103,6 +103,7 @@ class Rounds:
         self._forgetful: set[int] = set()
         self._traffic = Traffic()
         self.prepare_seconds = 0.0
+        self.bytes_beside = 0, 0  # down and up, of sums that were asked outside the rounds
 
     @property
     def folder(self) -> RunFolder:
@@ -137,7 +138,9 @@ class Rounds:
             self._gather()
         sites = self._attendance.next_round(self._forgetful)
         self._forgetful = set()
-        return ask_sum(self._line, what, params, list(sites.values()), at_least=at_least)
+        found = ask_sum(self._line, what, params, list(sites.values()), at_least=at_least)
+        self.bytes_beside = self.bytes_beside[0] + found.bytes_down, self.bytes_beside[1] + found.bytes_up
+        return found
 
     def _run(self, state: Checkpoint) -> Checkpoint:
         contract = self._plan.contract

@@ -22,7 +22,8 @@ An online job's has "segments" too (``server.online``); what is of one gate ther
 
 Bytes are those of arrays as they travelled; ``base`` is what sites without the base model were sent, ``total`` the sum
 of the three, ``whole_model_total`` what the same requests and replies of the rounds would have taken with every
-variable in them, and ``ratio`` = total / whole_model_total. Seconds are of this start, those of ``rounds`` of all.
+variable in them, and ``ratio`` = total / whole_model_total. Seconds are of this start, those of ``rounds`` of all;
+bytes are of all rounds, and of what this start asked the sites after them (``server.sums``).
 """
 
 import json
@@ -179,7 +180,7 @@ class _Run:
             "rounds": list(state.history),
             "monitor": self._monitor.readings(),
             "gate": report,
-            "bytes": _bytes(state.history, self._plan.contract.nbytes),
+            "bytes": _bytes(state.history, self._plan.contract.nbytes, self._rounds.bytes_beside),
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
         atomic.write_json(self._folder.result, result)
@@ -285,8 +286,9 @@ def _check_wish(folder: RunFolder, federation: Federation | None, what: str) -> 
         raise RunStopped(f"{what}: fedretrain server resume {folder.run_id}")
 
 
-def _bytes(history: Sequence[Mapping[str, Any]], model_bytes: int) -> dict[str, Any]:
+def _bytes(history: Sequence[Mapping[str, Any]], model_bytes: int, beside: tuple[int, int]) -> dict[str, Any]:
     down, up, base = (sum(record[f"bytes_{kind}"] for record in history) for kind in ("down", "up", "base"))
+    down, up = down + beside[0], up + beside[1]
     whole = model_bytes * sum(record["requests"] + record["replies"] for record in history)
     total = down + up + base
     ratio = total / whole if whole else 0.0
