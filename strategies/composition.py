@@ -47,7 +47,6 @@ MODES: dict[tuple[str, str], str] = {
     ("ewc", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
     ("distillation", "transfer"): "the base model's head is fresh, so its predictions teach nothing",
     ("ewc", "transfer"): "the base model's head is fresh, so its loss says nothing about what was important",
-    ("scaffold", "online"): "every segment begins anew at the server, while sites would go on with control variates",
     **dict.fromkeys([("fedper", "full"), ("fedbn", "full")], _NOT_FRESH),
     **dict.fromkeys([("fedper", "ensemble"), ("fedbn", "ensemble"), ("ditto", "ensemble")], _NO_PLACE),
     ("posterior", "ensemble"): "a posterior is of one model, and the next run may train another member",
