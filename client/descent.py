@@ -10,12 +10,14 @@ import keras
 import tensorflow as tf
 
 from fedretrain.errors import DeclinedRequest
-from strategies.objective import Batch, Composed, LocalObjective
+from strategies.objective import Batch, Composed, LocalObjective, Plain
 
 if TYPE_CHECKING:
     from .graph import Parts
 
 Tensors = list[Any]
+RECEIVED = "received"
+"""The group of arrays that has the values an update starts from."""
 
 
 class Descent:
@@ -30,6 +32,8 @@ class Descent:
 
     Attributes:
         groups: Names of the groups of arrays that ``step`` is given, in order.
+        others: The same without ``RECEIVED``.
+        plain: Whether the objective is ``Plain``, so that Keras' own step may stand in.
         seed: What random numbers of the objective come from, an int32 [2] variable; None where it draws none.
 
     Raises:
@@ -47,6 +51,8 @@ class Descent:
         self._model, self._trained, self._objective = model, trained, objective
         self._loss, self._teacher = loss, teacher
         self.groups = objective.groups
+        self.others = tuple(group for group in self.groups if group != RECEIVED)
+        self.plain = objective == Plain()
         self.seed = tf.Variable([0, 0], dtype=tf.int32, trainable=False) if objective.draws else None
         parts = objective.parts if isinstance(objective, Composed) else (objective,)
         bends = any(type(part).gradients is not LocalObjective.gradients for part in parts)

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 
 from fedretrain.contract import Contract, InputSpec, OutputSpec
 from fedretrain.messages import PrepareRequest
-from strategies.objective import Batch, LocalObjective
+from strategies.objective import LocalObjective
+
+from .descent import Descent
 
 _COMPILED_BYTES = 2 << 20  # inputs of one call of the compiled steps: they are gathered before
 _MOST_STEPS = 256
@@ -31,7 +33,12 @@ _EVALUATED = 256
 
 
 Parts = tuple[list[Any], list[Any], list[Any]]
-"""Inputs in the contract's order, each [n, ...]; labels by output, each [n, ...]; weights: one tensor [n], or none."""
+"""Inputs in the contract's order, each [n, ...]; labels by output, each [n, ...]; weights: none, one tensor [n] for all
+outputs, or one for each."""
+
+
+Given = Sequence[list[Any]]
+"""What the objective is given, by group: one tensor for each variable that trains."""
 
 
 @dataclass(frozen=True)
@@ -51,24 +58,29 @@ class Graph:
         model: Built and compiled.
         trained: The variables that train.
         metrics: By output, by name.
-        objective: What the strategy adds to the loss.
+        objective: What the strategy adds to the loss, fitted to the model.
         request: What the server asked to prepare.
+        teacher: The model in use, where the objective asks for it.
+
+    Attributes:
+        descent: One optimizer step.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - each is another part of a step
         self,
         model: Any,
         trained: Sequence[Any],
         metrics: list[dict[str, Any]],
         objective: LocalObjective,
         request: PrepareRequest,
+        teacher: Any = None,
     ) -> None:
-        self._model, self._trained, self._metrics, self._objective = model, trained, metrics, objective
+        self._model, self._trained, self._metrics = model, trained, metrics
+        self.descent = Descent(model, trained, objective, self.loss, teacher)
         self._contract, self.batch = request.contract, request.train.batch_size
-        self._functions: dict[tuple[str, bool], Any] = {}
+        self._functions: dict[tuple[str, int], Any] = {}
         self._compiled = tf.function(self._whole_batches, jit_compile=True, autograph=False)  # one, so compiled once
         self.traced = True
-        self.anchored = "received" in objective.groups
         size = max(1, example_bytes(self._contract))
         self.steps = max(1, min(_MOST_STEPS, _COMPILED_BYTES // (self.batch * size)))
         self.evaluated = max(self.batch, min(_EVALUATED, _EVALUATED_BYTES // size))
@@ -78,44 +90,44 @@ class Graph:
         """Names of the metrics in the order ``evaluate`` gives them."""
         return [name for by_name in self._metrics for name in by_name]
 
-    def anchors(self, received: Sequence[Any]) -> list[Any]:
-        """What the strategy's term is given of the values of the variables that travel: nothing where it has none."""
-        pairs = zip(received, self._contract.changing_specs, strict=True)
-        return [value for value, spec in pairs if spec.rule == "train"] if self.anchored else []
+    def metric_names_of(self, outputs: frozenset[str]) -> frozenset[str]:
+        """Names of the metrics of these outputs."""
+        pairs = zip(self._contract.outputs, self._metrics, strict=True)
+        return frozenset(name for spec, by_name in pairs if spec.name in outputs for name in by_name)
 
-    def train(self, total: Any, piece: Piece, anchors: list[Any], *, compiled: bool) -> Any:
+    def train(self, total: Any, piece: Piece, given: Given, *, compiled: bool) -> Any:
         """Steps over a piece; its last batch may be smaller.
 
         Args:
             total: The sum of what was returned before: losses times examples, float64.
             piece: At most ``steps`` batches where ``compiled``.
-            anchors: As ``anchors`` gives them.
+            given: What the objective is given, by group as in ``descent.groups``.
             compiled: By XLA, as far as the batches are whole.
         """
         whole = len(piece.rows) // self.batch * self.batch if compiled else 0
         if whole:
             function = self._function("compiled", self.compiled_steps, piece)
-            total = function(total, piece.parts, tf.constant(piece.rows[:whole]), anchors)
+            total = function(total, piece.parts, tf.constant(piece.rows[:whole]), given)
         if whole < len(piece.rows):
             function = self._function("train", self.plain_steps, piece)
-            total = function(total, piece.parts, tf.constant(piece.rows[whole:]), anchors)
+            total = function(total, piece.parts, tf.constant(piece.rows[whole:]), given)
         return total
 
-    def plain_steps(self, total: Any, parts: Parts, rows: Any, anchors: list[Any]) -> Any:
+    def plain_steps(self, total: Any, parts: Parts, rows: Any, given: Given) -> Any:
         """As ``train``, without XLA; traceable, as it takes the rows as a tensor."""
 
         def body(start: Any, total: Any) -> tuple[Any, Any]:
             mine = rows[start : start + self.batch]
-            loss = self._step(take(parts, mine), anchors)
+            loss = self.descent.step(take(parts, mine), given)
             return start + self.batch, total + tf.cast(loss, tf.float64) * tf.cast(tf.size(mine), tf.float64)
 
         return _loop(tf.size(rows), body, [tf.constant(0), total])[1]
 
-    def compiled_steps(self, total: Any, parts: Parts, rows: Any, anchors: list[Any]) -> Any:
+    def compiled_steps(self, total: Any, parts: Parts, rows: Any, given: Given) -> Any:
         """As ``plain_steps``, by XLA: whole batches, at most ``steps``. It gets as many examples in each call."""
         most, count = self.steps * self.batch, tf.size(rows)
         gathered = take(parts, tf.ensure_shape(tf.pad(rows, [[0, most - count]]), [most]))
-        return self._compiled(total, gathered, anchors, count // self.batch)
+        return self._compiled(total, gathered, given, count // self.batch)
 
     def evaluate(self, total: Any, piece: Piece, *, first: bool) -> tuple[Any, list[Any]]:
         """Losses and metrics over one piece more.
@@ -132,8 +144,12 @@ class Graph:
         total, *metrics = function(total, piece.parts, tf.constant(piece.rows))
         return total, metrics
 
-    def signature(self, *, weighted: bool) -> list[Any]:
-        """Of a piece's parts, and of its rows as a tensor."""
+    def given_signature(self, groups: Sequence[str]) -> list[Any]:
+        """Of what the objective is given of these groups."""
+        return [[tf.TensorSpec(v.shape, v.dtype) for v in self._trained] for _ in groups]
+
+    def signature(self, *, weighted: int) -> list[Any]:
+        """Of a piece's parts with so many tensors of weights, and of its rows as a tensor."""
         return [examples_signature(self._contract, weighted=weighted), tf.TensorSpec([None], tf.int32)]
 
     def loss(self, parts: Parts, *, training: bool) -> tuple[Any, list[Any]]:
@@ -144,46 +160,35 @@ class Graph:
         labels = keras.tree.pack_sequence_as(predicted, y)
         each = None
         if weights:
-            each = keras.tree.map_structure(lambda p: _along_examples(weights[0], p), predicted)
+            flat = keras.tree.flatten(predicted)
+            own = weights if len(weights) > 1 else weights * len(flat)
+            shaped = [_along_examples(weight, p) for weight, p in zip(own, flat, strict=True)]
+            each = keras.tree.pack_sequence_as(predicted, shaped)
         loss = self._model.compute_loss(inputs, labels, predicted, each, training=training)
         return loss, keras.tree.flatten(predicted)
 
     def _function(self, name: str, body: Callable[..., Any], piece: Piece) -> Any:
         if not self.traced:
             return body
-        weighted = bool(piece.parts[2])
+        weighted = len(piece.parts[2])
         if (name, weighted) not in self._functions:
             self._functions[name, weighted] = traced(body, self._function_signature(name, weighted))
         return self._functions[name, weighted]
 
-    def _function_signature(self, name: str, weighted: bool) -> list[Any]:
+    def _function_signature(self, name: str, weighted: int) -> list[Any]:
         total = [tf.TensorSpec([], tf.float64), *self.signature(weighted=weighted)]
-        anchors = [tf.TensorSpec(v.shape, v.dtype) for v in self._trained] if self.anchored else []
-        return total if name in {"test", "more"} else [*total, anchors]
+        return total if name in {"test", "more"} else [*total, self.given_signature(self.descent.groups)]
 
-    def _whole_batches(self, total: Any, parts: Parts, anchors: list[Any], whole: Any) -> Any:
+    def _whole_batches(self, total: Any, parts: Parts, given: Given, whole: Any) -> Any:
         def sliced(tensor: Any, step: Any) -> Any:
             rest = tensor.shape[1:]
             return tf.slice(tensor, [step * self.batch, *([0] * len(rest))], [self.batch, *rest])
 
         def body(step: Any, total: Any) -> tuple[Any, Any]:
-            loss = self._step(_each(lambda tensor: sliced(tensor, step), parts), anchors)
+            loss = self.descent.step(_each(lambda tensor: sliced(tensor, step), parts), given)
             return step + 1, total + tf.cast(loss, tf.float64) * self.batch
 
         return _loop(whole, body, [tf.constant(0), total])[1]
-
-    def _step(self, parts: Parts, anchors: list[Any]) -> Any:
-        """One optimizer step; returns the batch's loss as it was before it, without the strategy's penalty."""
-        optimizer = self._model.optimizer
-        with tf.GradientTape() as tape:
-            loss, predictions = self.loss(parts, training=True)
-            batch = Batch(parts[0], parts[1], predictions)
-            penalty = self._objective.penalty(self._trained, {"received": anchors}, batch)
-            whole = loss if penalty is None else loss + tf.cast(penalty, loss.dtype)
-            scaled = optimizer.scale_loss(whole)
-        gradients = tape.gradient(scaled, [v.value for v in self._trained])
-        optimizer.apply(gradients, self._trained)
-        return loss
 
     def _test(self, total: Any, parts: Parts, rows: Any) -> list[Any]:
         for metric in self._all_metrics():
@@ -195,9 +200,7 @@ class Graph:
             mine = rows[start : start + self.evaluated]
             used = take(parts, mine)
             loss, predictions = self.loss(used, training=False)
-            for by_name, label, prediction in zip(self._metrics, used[1], predictions, strict=True):
-                for metric in by_name.values():
-                    metric.update_state(label, prediction)
+            _measure(self._metrics, used, predictions)
             return start + self.evaluated, total + tf.cast(loss, tf.float64) * tf.cast(tf.size(mine), tf.float64)
 
         total = _loop(tf.size(rows), body, [tf.constant(0), total])[1]
@@ -212,11 +215,11 @@ def traced(body: Callable[..., Any], signature: list[Any]) -> Any:
     return tf.function(body, input_signature=signature, autograph=False).get_concrete_function()
 
 
-def examples_signature(contract: Contract, *, weighted: bool) -> Parts:
-    """Signatures of inputs, labels and weights, for any number of examples."""
+def examples_signature(contract: Contract, *, weighted: int) -> Parts:
+    """Signatures of inputs, labels and so many tensors of weights, for any number of examples."""
     x = [_input_signature(spec) for spec in contract.inputs]
     y = [_label_signature(spec) for spec in contract.outputs]
-    return x, y, [tf.TensorSpec([None], tf.float32)] if weighted else []
+    return x, y, [tf.TensorSpec([None], tf.float32)] * int(weighted)
 
 
 def example_bytes(contract: Contract) -> int:
@@ -250,6 +253,15 @@ def _label_signature(spec: OutputSpec) -> Any:
     if spec.kind == "multiclass":
         return tf.TensorSpec([None, *spec.shape[:-1]], tf.int32)
     return tf.TensorSpec([None, *spec.shape], tf.float32)
+
+
+def _measure(metrics: list[dict[str, Any]], parts: Parts, predictions: list[Any]) -> None:
+    """Tell metrics by output of a batch: of all examples, or of those that have a weight in an output of its own."""
+    _, labels, weights = parts
+    for i, (by_name, prediction) in enumerate(zip(metrics, predictions, strict=True)):
+        counted = [_along_examples(tf.cast(weights[i] > 0, tf.float32), prediction)] if len(weights) > 1 else []
+        for metric in by_name.values():
+            metric.update_state(labels[i], prediction, *counted)
 
 
 def _along_examples(weights: Any, prediction: Any) -> Any:

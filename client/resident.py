@@ -12,6 +12,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from fedretrain.dataset import Dataset
 from fedretrain.job import TrainSection
 
 from .graph import Parts, Piece, examples_signature
+from .labelled import incomplete, labels_and_weights, lacking
 from .sampling import Indices
 from .selection import parted
 
@@ -36,6 +38,7 @@ class Examples:
     data: "weakref.ref[Dataset]"
     contract: Contract
     tensors: Parts | None
+    _filled: Parts | None = None
     splits: dict[tuple[int, float, float | None, str], tuple[Indices, Indices]] = field(default_factory=dict)
 
     def split(self, train: TrainSection, site: str) -> tuple[Indices, Indices]:
@@ -54,16 +57,39 @@ class Examples:
             return (Piece(tensors, chosen) for chosen in rows)
         return self._streamed(rows)
 
-    def _streamed(self, rows: Iterator[Indices]) -> Iterator[Piece]:
+    @property
+    def lacking(self) -> frozenset[str]:
+        """Names of the outputs for which the site has no labels at all."""
+        return self._labels[1]
+
+    def filled(self, rows: Iterator[Indices]) -> Iterator[Piece]:
+        """As ``pieces``, to train and to evaluate on: a label that is missing is 0, and weighs nothing."""
+        if not self._labels[0]:
+            return self.pieces(rows)
+        if self.tensors is None:
+            return self._streamed(rows, each=True)
+        if self._filled is None:
+            y, weights = labels_and_weights(self._data(), self.contract, each=True)
+            self._filled = self.tensors[0], *([tf.convert_to_tensor(a) for a in part] for part in (y, weights))
+        tensors = self._filled
+        return (Piece(tensors, chosen) for chosen in rows)
+
+    @cached_property
+    def _labels(self) -> tuple[bool, frozenset[str]]:
+        """Whether any label is missing, and outputs that have none."""
         data = self._data()
-        signature = examples_signature(self.contract, weighted=data.sample_weight is not None)
+        return incomplete(data, self.contract), lacking(data, self.contract)
+
+    def _streamed(self, rows: Iterator[Indices], *, each: bool = False) -> Iterator[Piece]:
+        data = self._data()
+        weights = len(self.contract.outputs) if each else int(data.sample_weight is not None)
         feed = tf.data.Dataset.from_generator(
-            lambda: (_parts(data.take(chosen), self.contract) for chosen in rows),
-            output_signature=tuple(map(tuple, signature)),
+            lambda: (_parts(data.take(chosen), self.contract, each=each) for chosen in rows),
+            output_signature=tuple(map(tuple, examples_signature(self.contract, weighted=weights))),
         )
-        for x, y, weights in feed.prefetch(1):
+        for x, y, w in feed.prefetch(1):
             count = int(tf.shape(x[0])[0])
-            yield Piece((list(x), list(y), list(weights)), np.arange(count, dtype=np.int32))
+            yield Piece((list(x), list(y), list(w)), np.arange(count, dtype=np.int32))
 
     def _data(self) -> Dataset:
         data = self.data()
@@ -135,7 +161,8 @@ class Received:
         self._of, self._tensors = [], []
 
 
-def _parts(data: Dataset, contract: Contract) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
+def _parts(
+    data: Dataset, contract: Contract, *, each: bool = False
+) -> tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]:
     x = tuple(data.x[spec.name] for spec in contract.inputs)
-    y = tuple(data.y[spec.name] for spec in contract.outputs)
-    return x, y, () if data.sample_weight is None else (data.sample_weight,)
+    return x, *labels_and_weights(data, contract, each=each)

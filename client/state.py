@@ -3,7 +3,7 @@
 Invariants: nothing of an update before is left, in variables that travel, seeds, and the optimizer.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fedretrain.contract import Contract
 
+from .descent import RECEIVED
 from .initial import InitialState
 
 
@@ -22,11 +23,22 @@ class State:
         contract: Says which variables travel, and which are seeds.
         variables: All of the model's.
         initial: The state of its optimizer.
+        trained: Positions of those that train.
+        seed: What the objective's random numbers come from, where it draws any: one more seed, after the model's.
     """
 
-    def __init__(self, contract: Contract, variables: Sequence[Any], initial: InitialState) -> None:
-        self._variables, self._initial, self._changing = variables, initial, contract.changing
+    def __init__(
+        self,
+        contract: Contract,
+        variables: Sequence[Any],
+        initial: InitialState,
+        trained: Sequence[int],
+        seed: Any = None,
+    ) -> None:
+        self._initial, self._changing, self._trained = initial, contract.changing, trained
+        self._variables = [*variables] if seed is None else [*variables, seed]
         self._seeds = [i for i, spec in enumerate(contract.variables) if spec.rule == "local"]
+        self._seeds += [] if seed is None else [len(contract.variables)]
 
     @property
     def signature(self) -> tuple[list[Any], list[Any]]:
@@ -52,10 +64,25 @@ class State:
         if self._initial.constant:
             self._initial.reset()
 
+    def given(self, groups: Sequence[str], received: Sequence[Any], others: Sequence[list[Any]]) -> list[list[Any]]:
+        """What an objective is given, once an update has begun.
+
+        Args:
+            groups: In this order.
+            received: Values of the variables that travel; one that trains and does not travel has its own.
+            others: The groups but ``RECEIVED``, in order; or none where no step is to come.
+        """
+        values, rest = dict(zip(self._changing, received, strict=True)), iter(others)
+        return [[self._begun(p, values) for p in self._trained] if g == RECEIVED else next(rest, []) for g in groups]
+
     def minus(self, received: Sequence[Any]) -> list[Any]:
         """The variables that travel minus what was received of them."""
         changing = zip(self._changing, received, strict=True)
         return [tf.convert_to_tensor(self._variables[position].value) - value for position, value in changing]
+
+    def _begun(self, position: int, received: Mapping[int, Any]) -> Any:
+        found = received.get(position)
+        return tf.identity(tf.convert_to_tensor(self._variables[position].value)) if found is None else found
 
     def _placed(self, position: int, array: NDArray[Any]) -> Any:
         self._variables[position].assign(array)

@@ -13,7 +13,7 @@ A model whose class has a training step of its own, or whose layers cannot be tr
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -22,9 +22,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from fedretrain.architecture import build, set_weights
-from fedretrain.contract import Contract, key
+from fedretrain.contract import key
 from fedretrain.errors import DeclinedRequest
-from fedretrain.job import NamedConfig
 from fedretrain.messages import PrepareRequest
 from fedretrain.variables import freeze, variable_specs
 from strategies.objective import LocalObjective
@@ -34,12 +33,15 @@ from .compiling import chosen
 from .fitting import fit, trains_itself
 from .graph import Graph, Piece, traced
 from .initial import InitialState
+from .labelled import untouched
 from .settings import make_losses, make_metrics, make_optimizer
 from .state import State, array_of
 
 log = logging.getLogger(__name__)
 
 Arrays = list[NDArray[Any]]
+INCUMBENT = "incumbent"
+"""The group of arrays that has the base model's values."""
 
 
 class Learner:
@@ -47,7 +49,7 @@ class Learner:
 
     Args:
         request: What the server asked to prepare.
-        objective: What the strategy adds to the loss.
+        objective: What the strategy adds to the loss, fitted to the model.
         allow_modules: Modules of this site whose layer classes may be built.
         compiled: Whether XLA compiles the steps; None where the job alone decides (``compiling.chosen``).
 
@@ -70,22 +72,28 @@ class Learner:
         largest = sum(math.prod(spec.shape) for spec in self.contract.variables)
         self._model = build(request.architecture, allow_modules, largest)
         freeze(self._model, request.freeze)
-        _check_variables(self._model, self.contract, request.strategy)
+        _check_variables(self._model, request)
         self._variables = list(self._model.variables)
         self._trained = self._training()
+        training = set(map(id, self._trained))
+        self._positions = [i for i, variable in enumerate(self._variables) if id(variable) in training]
         self._personal = [self._variables[position] for position in self.contract.personal]
         self._first: Arrays = []  # values of the personal variables at a site that has none of its own yet
         self._kept: list[tuple[Any, NDArray[Any]]] = []
+        self._untouched: dict[frozenset[str], tuple[int, ...]] = {}
         self.loaded = False
         metrics = make_metrics(request.train, self.contract.outputs)
         optimizer = make_optimizer(request.train.optimizer)
         self._model.compile(optimizer, make_losses(request.train, self.contract.outputs), jit_compile=False)
         self._model.optimizer.build(self._trained)
         self._initial = InitialState(self._model.optimizer, self._trained)
-        self._state = State(self.contract, self._variables, self._initial)
+        self._teacher = build(request.architecture, allow_modules, largest) if objective.teacher else None
+        self.graph = Graph(self._model, self._trained, metrics, objective, request, self._teacher)
+        self._incumbent: list[Any] = []
+        self._others: list[list[Any]] = []
+        self._state = State(self.contract, self._variables, self._initial, self._positions, self.graph.descent.seed)
         self._start = traced(self._state.begin, list(self._state.signature))
         self._subtract = traced(self._state.minus, [self._state.signature[0]])
-        self.graph = Graph(self._model, self._trained, metrics, objective, request)
         self._at_once = AtOnce(self.graph, self._state)
         self.compiled = chosen(self._model, request.train) if compiled is None else compiled
         self._fits = False
@@ -108,7 +116,43 @@ class Learner:
         self._first = [base[position] for position in self.contract.personal]
         pairs = zip(self._variables, base, self.contract.variables, strict=True)
         self._kept = [(variable, array) for variable, array, spec in pairs if spec.rule == "keep"]
+        if self._teacher is not None:
+            set_weights(self._teacher, base)
+            self._teacher.trainable = False  # a tape would record it for nothing
+        if INCUMBENT in self.graph.descent.others:
+            self._incumbent = [tf.identity(tf.convert_to_tensor(variable.value)) for variable in self._trained]
         self.loaded = True
+
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """Names of the groups of arrays that ``give`` has to bring."""
+        return tuple(group for group in self.graph.descent.others if group != INCUMBENT)
+
+    def give(self, given: Mapping[str, Sequence[Any]]) -> None:
+        """Bring what the objective asks for, for the updates from now on; the base model must be loaded.
+
+        Args:
+            given: By group one tensor per variable with rule ``train``, in position order.
+
+        Raises:
+            DeclinedRequest: ``request-invalid`` where a group is missing, or is not of these variables.
+        """
+        shared = [position for position, spec in enumerate(self.contract.variables) if spec.rule == "train"]
+        shapes = [self.contract.variables[position].shape for position in shared]
+        found: dict[str, list[Any]] = {INCUMBENT: self._incumbent}
+        for group in self.asks:
+            tensors = given.get(group, ())
+            if [tuple(tensor.shape) for tensor in tensors] != shapes or not set(self._positions) <= set(shared):
+                raise DeclinedRequest("request-invalid", group, f"{len(shared)} arrays, as the variables that train")
+            by_position = dict(zip(shared, tensors, strict=True))
+            found[group] = [tf.cast(by_position[p], self._variables[p].dtype) for p in self._positions]
+        self._others = [found[group] for group in self.graph.descent.others]
+
+    def untouched(self, names: frozenset[str]) -> tuple[int, ...]:
+        """Places among the variables that travel of those that serve these outputs alone."""
+        if names not in self._untouched:
+            self._untouched[names] = untouched(self._model, self.contract, names)
+        return self._untouched[names]
 
     def take_own(self, personal: Sequence[NDArray[Any]] | None) -> None:
         """Take a site's own values of the personal variables, before ``start``; None for the base model's."""
@@ -132,7 +176,7 @@ class Learner:
         self._start(list(received), self._state.seeds(seed_of))
         if not self._initial.constant:
             self._initial.reset()
-        self._anchors = self.graph.anchors(received)
+        self._given = self._state.given(self.graph.descent.groups, received, self._others)
 
     def train(self, total: Any, piece: Piece) -> Any:
         """Steps over the examples of a piece; the last batch may be smaller.
@@ -147,7 +191,7 @@ class Learner:
         if self._fits:
             return total + fit(self._model, piece, self.graph.batch)
         try:
-            return self.graph.train(total, piece, self._anchors, compiled=self.compiled)
+            return self.graph.train(total, piece, self._given, compiled=self.compiled)
         except Exception as error:  # noqa: BLE001 - a layer of the site's own raises what it likes when it is traced
             self._simplify(error)
         return self.train(total, piece)
@@ -182,16 +226,17 @@ class Learner:
             self._simplify(error)
             return None
         try:
-            total, changes = function(list(received), seeds, piece.parts, tf.constant(piece.rows))
+            total, changes = function(list(received), seeds, self._others, piece.parts, tf.constant(piece.rows))
         except tf.errors.OpError as error:
             self._simplify(error)
             return None
         return total, list(map(array_of, changes))
 
-    def evaluate(self, pieces: Iterable[Piece]) -> dict[str, float]:
+    def evaluate(self, pieces: Iterable[Piece], lacking: frozenset[str] = frozenset()) -> dict[str, float]:
         """Loss (mean over examples, regularisation included) and metrics of the model as it is, by name.
 
-        Metrics take no account of sample weights; those that are not finite are left out, the loss is not.
+        Metrics take no account of sample weights; those that are not finite are left out, the loss is not. So are those
+        of outputs in ``lacking``, for which there are no labels.
         """
         total, count = tf.constant(0, tf.float64), 0
         metrics: list[Any] = []
@@ -199,7 +244,8 @@ class Learner:
             total, metrics = self._evaluate(total, piece, first=not count)
             count += len(piece.rows)
         values = zip(self.graph.metric_names, map(float, metrics), strict=True)
-        return {"loss": float(total) / count} | {name: v for name, v in values if np.isfinite(v)}
+        known = self.graph.metric_names_of(lacking)
+        return {"loss": float(total) / count} | {n: v for n, v in values if np.isfinite(v) and n not in known}
 
     def values(self) -> Arrays:
         """The variables that travel, in the order of ``contract.changing``; read-only, and lasting."""
@@ -216,10 +262,10 @@ class Learner:
                 raise RuntimeError(f"variable {variable.path} must not change in training, but did")
 
     def _training(self) -> list[Any]:
-        """The variables that train, in the order of their positions: shared ones, and personal ones but statistics."""
+        """The variables that train, in the order of their positions: what the contract says, and no stage freezes."""
         trainable = set(map(id, self._model.trainable_variables))
         pairs = zip(self._variables, self.contract.variables, strict=True)
-        return [v for v, s in pairs if s.rule == "train" or (s.rule == "personal" and id(v) in trainable)]
+        return [v for v, s in pairs if s.rule in {"train", "personal"} and id(v) in trainable]
 
     def _evaluate(self, total: Any, piece: Piece, *, first: bool) -> tuple[Any, list[Any]]:
         try:
@@ -246,18 +292,20 @@ class Learner:
     def _fit_from_now_on(self, why: str) -> None:
         """Train through Keras; said once for a model. Raises DeclinedRequest where the strategy adds to the loss."""
         log.warning("model %s: %s; it trains through Keras' fit, more slowly", self._model.name, why)
-        if self.graph.anchored:
-            expected = "one that adds nothing to the loss, for this model trains by a step of its own"
+        if not self.graph.descent.plain:
+            expected = "one without objectives in a step, for this model trains by a step of its own"
             raise DeclinedRequest("request-invalid", "strategy", expected)
         self._fits = True
 
 
-def _check_variables(model: Any, contract: Contract, strategy: NamedConfig) -> None:
-    found = variable_specs(model, strategy)
+def _check_variables(model: Any, request: PrepareRequest) -> None:
+    """The frozen model's variables are the contract's; in a stage some of those that change may stay."""
+    contract, found = request.contract, variable_specs(model, request.strategy)
     if len(found) != len(contract.variables):
         raise DeclinedRequest("model-mismatch", "architecture", f"{len(contract.variables)} variables")
     for position, (got, expected) in enumerate(zip(found, contract.variables, strict=True)):
-        if got != expected:
+        stays = bool(request.train.stages) and got.rule == "keep" and expected.rule != "local"
+        if got != (expected.model_copy(update={"rule": "keep"}) if stays else expected):
             text = f"{expected.dtype} {list(expected.shape)}, rule {expected.rule}, as the contract has it"
             raise DeclinedRequest("model-mismatch", f"variable {key(position)}", text)
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fedretrain.dataset import Dataset
@@ -35,6 +36,7 @@ from . import sums
 from .outgoing import Update, difference, finite, is_large
 from .pace import Pace
 from .sampling import MIN_COUNT, Indices, epochs, in_order, pieces, seed_for, steps_of
+from .stages import stage_of, staged
 from .training import at_once, check_finite, in_pieces, only
 
 if TYPE_CHECKING:
@@ -134,11 +136,20 @@ class Trainer:
     def __init__(self, *, compile: bool | None = None, resident_bytes: int = RESIDENT_BYTES) -> None:  # noqa: A002
         self._compile = compile
         self._resident_bytes = resident_bytes
-        self._request: tuple[PrepareRequest, tuple[str, ...]] | None = None
+        self._request: tuple[PrepareRequest, tuple[str, ...], int | None] | None = None
         self._key = ""
         self._learner: Learner | None = None
         self._partitions: Any = None
         self._received: Any = None
+        self._groups: dict[str, Any] = {}
+        self._beside: Trainer | None = None
+
+    @property
+    def beside(self) -> "Trainer":
+        """Another one, for a second model of the same sites; kept as warm as this."""
+        if self._beside is None:
+            self._beside = Trainer(compile=self._compile, resident_bytes=self._resident_bytes)
+        return self._beside
 
     def prepare(self, request: PrepareRequest, allow_modules: tuple[str, ...] = ()) -> None:
         """Build the model a request asks for, and keep it; what training will need is checked here.
@@ -161,10 +172,11 @@ class Trainer:
             DeclinedRequest: ``training-diverged``, ``policy`` where it takes too long, or as ``prepare``.
         """
         pace = Pace(order.seconds)
-        learner = self._warm(order.request, order.allow_modules)
+        learner = self._warm(order.request, order.allow_modules, order.round)
         if not learner.loaded:
             learner.load(base())
         learner.take_own(order.personal)
+        learner.give({group: self._given(group, order) for group in learner.asks})
         later = order.later and is_large(received)
         values = received if later else self._received.tensors(received)
         seed_of = partial(_variable_seed, order)
@@ -175,21 +187,24 @@ class Trainer:
             learner.start(values, seed_of)
             size = learner.graph.evaluated * (1 if pace.limited else _EVALUATIONS)
             chosen = (held[i] for i in in_order(len(held), size))
-            metrics |= {f"val-{name}": v for name, v in learner.evaluate(pace.through(examples.pieces(chosen))).items()}
+            found = learner.evaluate(pace.through(examples.filled(chosen)), examples.lacking)
+            metrics |= {f"val-{name}": v for name, v in found.items()}
             check_finite(metrics["val-loss"])
         runs = _runs(mine, order, lambda: pace.steps(learner.graph.steps))
         made: tuple[float, Any] | None = None
         if learner.at_once and not (later or pace.limited):
             one, runs = only(runs)
             if one:
-                made = at_once(learner, examples.pieces(iter(one)), values, None if len(held) else seed_of)
+                made = at_once(learner, examples.filled(iter(one)), values, None if len(held) else seed_of)
         if made is None:
             if not len(held):
                 learner.start(values, seed_of)
-            loss = in_pieces(learner, examples.pieces(runs), pace)
+            loss = in_pieces(learner, examples.filled(runs), pace)
             changes: Any = difference(learner.values(), received) if later else learner.update(values)
             made = loss, changes
         loss, update = made
+        for place in learner.untouched(examples.lacking):
+            update[place] = np.zeros_like(received[place])
         if len(mine) >= MIN_COUNT:
             metrics["train-loss"] = loss
         self._check_kept(learner)
@@ -212,9 +227,10 @@ class Trainer:
         Raises:
             DeclinedRequest: As ``client.sums.compute``, or as ``prepare``.
         """
-        learner = self._warm(order.request, order.allow_modules)
+        learner = self._warm(order.request, order.allow_modules, order.round)
         if not learner.loaded:
             learner.load(base())
+        learner.take_own(order.personal)
         learner.start(self._received.tensors(received), lambda position: _variable_seed(order, position))
         examples = self._partitions.of(data, order.request.contract)
         task = sums.Task(learner, examples, data, order.request, order.site, Pace(order.seconds))
@@ -227,23 +243,35 @@ class Trainer:
             self._learner = None  # whatever it holds is not what the next update may start from
             raise
 
-    def _warm(self, request: PrepareRequest, allow_modules: tuple[str, ...]) -> "Learner":
-        """The model of this request: the one in memory where it is the same job, else a freshly built one."""
-        known = self._request is not None and request is self._request[0] and allow_modules == self._request[1]
-        if self._learner is not None and known:
+    def _warm(self, request: PrepareRequest, allow_modules: tuple[str, ...], round_: int = 1) -> "Learner":
+        """The model of this request in a round: the one in memory where it is the same, else a freshly built one."""
+        stage = stage_of(request.train, round_)
+        known = self._request is not None and request is self._request[0]
+        if self._learner is not None and known and (allow_modules, stage) == self._request[1:]:
             return self._learner
-        wanted = json_digest([request.model_dump(mode="json", exclude={"run"}), list(allow_modules)])
+        mine = staged(request, stage)
+        wanted = json_digest([mine.model_dump(mode="json", exclude={"run"}), list(allow_modules)])
         if self._learner is None or wanted != self._key:
             self._learner = None  # free it first: two models may not fit
-            self._learner, self._key = build_learner(request, allow_modules, self._compile), wanted
+            self._learner, self._key = build_learner(mine, allow_modules, self._compile), wanted
             self._keep()
-        self._request = request, allow_modules
+        self._request = request, allow_modules, stage
         return self._learner
 
     def _keep(self) -> None:
         from .resident import Partitions, Received
 
         self._partitions, self._received = Partitions(self._resident_bytes), Received()
+        self._groups = {}
+
+    def _given(self, group: str, order: Order) -> list[Any]:
+        """The arrays of a group on the device, as long as they are the same ones."""
+        from .resident import Received
+
+        if group not in order.given:
+            raise DeclinedRequest("request-invalid", group, "arrays that the objective asks for")
+        found: list[Any] = self._groups.setdefault(group, Received()).tensors(list(order.given[group]))
+        return found
 
 
 def build_learner(request: PrepareRequest, allow_modules: tuple[str, ...], compiled: bool | None = None) -> "Learner":
@@ -251,7 +279,7 @@ def build_learner(request: PrepareRequest, allow_modules: tuple[str, ...], compi
     from .step import Learner
 
     try:
-        return Learner(request, _objective(request.strategy), allow_modules, compiled=compiled)
+        return Learner(request, _objective(request), allow_modules, compiled=compiled)
     except ModelRefused as error:
         log.warning("run %s: %s", request.run, error)
         expected = "layers of Keras, or of modules this site allows"
@@ -261,15 +289,16 @@ def build_learner(request: PrepareRequest, allow_modules: tuple[str, ...], compi
         raise DeclinedRequest("request-invalid", "freeze", "patterns that fit layers and leave some to train") from None
 
 
-def _objective(config: NamedConfig) -> LocalObjective:
-    """What the strategy adds to a site's loss; imports no module the request names."""
+def _objective(request: PrepareRequest) -> LocalObjective:
+    """What the strategy adds to a site's loss, fitted to the model; imports no module the request names."""
     from strategies.registry import local_objective
 
     try:
-        return local_objective(config)
+        return local_objective(request.strategy).fitted(request.contract, request.train)
     except ConfigurationError as error:
         log.warning("%s", error)
-        raise DeclinedRequest("request-invalid", "strategy", "a strategy this version knows") from None
+        expected = "a strategy and objectives that this version knows and that fit the model"
+        raise DeclinedRequest("request-invalid", "strategy", expected) from None
 
 
 def _variable_seed(order: Order, position: int) -> int:
