@@ -60,7 +60,9 @@ class _Squares:
 
     def __init__(self, task: Task, labels: str, seed: int) -> None:
         learner, request = task.learner, task.request
-        self._model, self._trained = learner.model, learner.trained
+        self._model = learner.model
+        specs = zip(self._model.variables, request.contract.variables, strict=True)
+        self._trained = [variable for variable, spec in specs if spec.rule == "train"]  # in whichever rounds
         self._outputs, self._drawn, self._seed = request.contract.outputs, labels == "model", seed
         self._losses = OutputLosses(request.train, self._outputs)
         signature = [
@@ -88,6 +90,7 @@ class _Squares:
     def _gradients(self, one: Parts, row: Any) -> Sequence[Any]:
         values = [v.value for v in self._trained]
         with tf.GradientTape() as tape:
+            tape.watch(values)
             answers = predictions(self._model, one[0])
             loss = tf.add_n([self._loss(i, one[1][i], p, row) for i, p in enumerate(answers)])
         found = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
