@@ -19,6 +19,8 @@ from .selection import Selection, parted, select, selects
 
 log = logging.getLogger(__name__)
 
+_NOTHING = ReplayRules()
+
 
 class Chooser:
     """One site's.
@@ -114,6 +116,6 @@ class Chooser:
         if self._policy is not None:
             return self._policy.replay
         if request.train.mode != "replay":
-            return ReplayRules()
+            return _NOTHING
         wanted = request.train.replay or ReplaySection()
         return ReplayRules(examples=wanted.examples, sample=wanted.sample)

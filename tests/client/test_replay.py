@@ -109,6 +109,11 @@ def test_a_run_replays_what_it_drew_first_and_nothing_of_its_own(tmp_path: Path,
     memory.keep(of, rules, now, np.arange(8, 20))
     again = Replay(tmp_path / "site", "north").drawn("run-1", of, rules, now, np.arange(8))
     assert again.x["x"].tobytes() == drawn.x["x"].tobytes()
+    memory.keep(of, ReplayRules(examples=1), now, np.arange(8, 20))  # the memory forgets, the run does not
+    again = Replay(tmp_path / "site", "north").drawn("run-1", of, rules, now, np.arange(8))
+    assert again.x["x"].tobytes() == drawn.x["x"].tobytes()
+    memory.keep(of, rules, data(10), np.arange(10))
+    memory.keep(of, rules, now, np.arange(8, 20))
     assert rows(everything(memory, of, "run-2")) == list(range(25))[:10] + list(range(13, 25))
 
 
