@@ -110,6 +110,7 @@ def test_runs_add_members_until_there_are_enough_and_then_change_one(job: Job, t
     """One of one, two, three; then the weakest is trained on, or a further one takes its place; the others stay."""
     first = _run(job, tmp_path, "r1", TRUTH)
     assert first["outcome"] == "released", first["gate"]["reasons"]
+    assert first["bytes"]["down"] == 3 * 3 * (4 * 8 + 128)  # one round and two evaluations, at three sites
     base = load_base(job.model).weights[1]
     heads, weights = _members(tmp_path, first["release"])
     assert np.array_equal(heads[0], base)
@@ -145,6 +146,15 @@ def test_runs_add_members_until_there_are_enough_and_then_change_one(job: Job, t
     np.testing.assert_allclose(heads[2], 0.5 * (strongest + TRUTH), rtol=1e-5)
     contracts = [Registry.open(tmp_path).load(one["release"])[0].contract for one in (first, fourth)]
     assert (contracts[0].inputs, contracts[0].outputs) == (contracts[1].inputs, contracts[1].outputs)
+
+
+def test_what_is_frozen_is_the_same_in_all_members(job: Job, tmp_path: Path) -> None:
+    """Sites have frozen variables once, so freezing what runs before trained is refused by the layer's name."""
+    release = _run(job, tmp_path, "r1", TRUTH)["release"]
+    path = tmp_path / "registry" / "releases" / release / "model.keras"
+    other = job.model_copy(update={"model": job.model.model_copy(update={"path": path, "freeze": ("head",)})})
+    with pytest.raises(ConfigurationError, match=r"model.freeze: .*got \['head'\], and variable 1 \('head/kernel'\)"):
+        _run(other, tmp_path, "r2", TRUTH)
 
 
 def test_what_was_found_of_the_members_is_not_asked_again(
