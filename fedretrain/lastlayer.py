@@ -19,7 +19,7 @@ class LastLayer:
         kernel: Position of its kernel [d, c] in ``model.variables``.
         bias: Position of its bias [c], -1 where it has none.
         activation: What is made of its values.
-        features: A model that gives its inputs [n, d], with the same variables.
+        features: A model that gives its inputs [n, d], with the same variables; several inputs are a list, in order.
     """
 
     kernel: int
@@ -56,7 +56,8 @@ def find_last_layer(model: "keras.Model") -> LastLayer:
     places = {id(variable): i for i, variable in enumerate(model.variables)}
     bias = places[id(layer.bias)] if layer.use_bias else -1
     kind: Any = activations[0] if activations else "linear"
-    return LastLayer(places[id(layer.kernel)], bias, kind, keras.Model(model.inputs, layer.input))
+    inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
+    return LastLayer(places[id(layer.kernel)], bias, kind, keras.Model(inputs, layer.input))
 
 
 def _operation(tensor: Any) -> Any:

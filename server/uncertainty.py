@@ -123,7 +123,7 @@ def find_out(plan: Plan, candidate: Candidate, rounds: Rounds) -> Certainty:
         RunFailed: Too few sites answered.
         MachineError: The disk, or the way to the sites.
     """
-    _, layer = _opened(plan, candidate.model)
+    layer = _opened(plan, candidate.model)
     what = NamedConfig(name="gauss-newton", kernel=layer.kernel, bias=layer.bias)  # type: ignore[call-arg]  # extra
     weights = candidate.model.weights
     found = rounds.ask_sum(what, [weights[i] for i in plan.contract.changing])
@@ -154,11 +154,11 @@ def find_out(plan: Plan, candidate: Candidate, rounds: Rounds) -> Certainty:
 
 def measured(plan: Plan, model: BaseModel, made: LastLayerPosterior) -> list[dict[str, Any]]:
     """On each holdout: how well the model's answers fit as they are ("before"), and with its uncertainty ("after")."""
-    keras_model, layer = _opened(plan, model)
+    layer = _opened(plan, model)
     spec = plan.contract.outputs[0]
     found = []
     for section, data in load_holdouts(plan.job, plan.contract, plan.train):
-        features, logits = _features(keras_model, layer, data, plan.contract, model.weights)
+        features, logits = _features(layer, data, plan.contract, model.weights)
         before, after = _scores(spec, features, logits, data, made)
         found.append({"name": section.name, "kind": spec.kind, "n": len(data), "before": before, "after": after})
     return found
@@ -182,8 +182,8 @@ def _scores(
     return tuple(calibration.of_labels(_softmax(f), classes, weights) for f in both)  # type: ignore[return-value]
 
 
-def _opened(plan: Plan, model: BaseModel) -> tuple[Any, LastLayer]:
-    """The Keras model and its last layer; raises ConfigurationError where the posterior has no meaning for it."""
+def _opened(plan: Plan, model: BaseModel) -> LastLayer:
+    """The model's last layer; raises ConfigurationError where the posterior has no meaning for it."""
     from fedretrain.variables import prepare_model
 
     contract, section = plan.contract, plan.job.model
@@ -202,21 +202,16 @@ def _opened(plan: Plan, model: BaseModel) -> tuple[Any, LastLayer]:
             f"uncertainty: expected {expected} or no activation at the end of a {contract.outputs[0].kind} model, got "
             f"{layer.activation}; leave [uncertainty] out"
         )
-    return built, layer
+    return layer
 
 
-def _features(
-    model: Any, layer: LastLayer, data: Dataset, contract: Contract, weights: list[Array]
-) -> tuple[Array, Array]:
+def _features(layer: LastLayer, data: Dataset, contract: Contract, weights: list[Array]) -> tuple[Array, Array]:
     """φ, with 1 behind it where the layer has a bias, and the logits, float64."""
-    import keras
-
     parts = []
     for start in range(0, len(data), _BATCH):
         batch = data.take(np.arange(start, min(start + _BATCH, len(data))))
         x = [batch.x[spec.name] for spec in contract.inputs]
-        inputs = x[0] if len(x) == 1 else keras.tree.pack_sequence_as(model.input, x)
-        parts.append(np.asarray(layer.features(inputs, training=False), np.float64))
+        parts.append(np.asarray(layer.features(x[0] if len(x) == 1 else x, training=False), np.float64))
     features = np.concatenate(parts)
     kernel = weights[layer.kernel].astype(np.float64)
     if layer.bias < 0:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedretrain.contract import Contract, InputSpec, OutputSpec, VariableSpec, keys
 from fedretrain.digest import weights_digest
+from fedretrain.job import NamedConfig
 from fedretrain.messages import (
     BASE,
     COMPANION,
@@ -99,6 +100,8 @@ class NumpySite:
         self.has_base = has_base
         self.asked: list[str] = []
         self.companions: dict[str, dict[str, NDArray[Any]]] = {}
+        self.contract = CONTRACT
+        self.summed: list[NamedConfig] = []
         self.mean = 1.0  # of every value of its sums
 
     def answer(self, message_type: str, content: RecordDict) -> Answer:
@@ -109,6 +112,7 @@ class NumpySite:
             return pack(Declined(run=run, site=self.name, code=code, where=where, expected=expected))
         if message_type == PREPARE:
             prepare = unpack_request(content, PrepareRequest)
+            self.contract = prepare.contract
             return self.tamper(message_type, prepare, pack(self._prepared(prepare)))
         if message_type == BASE:
             base = unpack_request(content, BaseRequest)
@@ -130,7 +134,8 @@ class NumpySite:
         return pack(CompanionReply(run=request.run, site=self.name, companion=request.companion))
 
     def _summed(self, request: SumRequest) -> RecordDict:
-        specs = sum_specs(request.sum, CONTRACT)
+        self.summed.append(request.sum)
+        specs = sum_specs(request.sum, self.contract)
         arrays = {name: np.full(spec.shape, self.mean, spec.dtype) for name, spec in specs.items()}
         body = SumReply(
             run=request.run,
