@@ -124,7 +124,7 @@ def find_out(plan: Plan, candidate: Candidate, rounds: Rounds) -> Certainty:
         MachineError: The disk, or the way to the sites.
     """
     layer = _opened(plan, candidate.model)
-    what = NamedConfig(name="gauss-newton", kernel=layer.kernel, bias=layer.bias)  # type: ignore[call-arg]  # extra
+    what = NamedConfig(name="gauss-newton", kernel=layer.kernel, bias=layer.bias)
     weights = candidate.model.weights
     found = rounds.ask_sum(what, [weights[i] for i in plan.contract.changing])
     triangle, error = found.arrays.values()

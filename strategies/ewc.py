@@ -66,7 +66,7 @@ class EWC(ObjectiveSettings):
     @property
     def sum(self) -> NamedConfig:
         """What the sites are asked for."""
-        return NamedConfig(name="fisher", examples=self.examples, labels=self.labels)  # type: ignore[call-arg]
+        return NamedConfig(name="fisher", examples=self.examples, labels=self.labels)
 
     def build(self) -> LocalObjective:
         """The penalty, or nothing where it has no weight."""

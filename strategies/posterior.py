@@ -58,7 +58,7 @@ class Posterior(ObjectiveSettings):
 
     def sum(self, of: str) -> NamedConfig:
         """What the sites are asked for, about their ``old`` examples or those ``trained`` on."""
-        return NamedConfig(name="fisher", examples=self.examples, labels=self.labels, of=of)  # type: ignore[call-arg]
+        return NamedConfig(name="fisher", examples=self.examples, labels=self.labels, of=of)
 
     def build(self) -> LocalObjective:
         """The penalty, or nothing where it has no weight."""
