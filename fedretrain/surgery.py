@@ -125,8 +125,8 @@ def with_head(  # noqa: PLR0913, PLR0917 - what the new head follows from
 ) -> BaseModel:
     """The model with new layers in place of an output's head; they start from what their initializers draw.
 
-    The last of them has the name of the layer that gave the output before, so that the output's name stays; those
-    before it are called ``head_1`` and so on.
+    The last of them has the name of the layer that gave the output before, so that the output's name stays, unless that
+    layer stays too; the others are called ``head_1`` and so on.
 
     Args:
         base: The model.
@@ -148,7 +148,8 @@ def with_head(  # noqa: PLR0913, PLR0917 - what the new head follows from
             old = _head(model, output, "transfer")
             features, name = old.features, old.last.name
         else:
-            features, name = _layer(model, after).output, _operation(model.outputs[position]).name
+            last, below = _operation(model.outputs[position]), _layer(model, after)
+            features, name = below.output, None if below is last else last.name
         if isinstance(head, str):
             result = _called(head, features)
         else:
@@ -257,7 +258,7 @@ def _layer(model: "keras.Model", name: str) -> "keras.layers.Layer":
     return model.layers[names.index(name)]
 
 
-def _layers(head: Sequence[NamedConfig], last: str, taken: set[str]) -> "Iterator[keras.layers.Layer]":
+def _layers(head: Sequence[NamedConfig], last: str | None, taken: set[str]) -> "Iterator[keras.layers.Layer]":
     """New layers by their settings, with names that follow from the model alone."""
     import keras
 
@@ -269,7 +270,7 @@ def _layers(head: Sequence[NamedConfig], last: str, taken: set[str]) -> "Iterato
                 f"transfer.head.{number}.name: Keras has no layer '{config.name}' that may be used here; did you mean "
                 f"'{_near(config.name, sorted(known))}'?"
             )
-        name = last if number == len(head) - 1 else next(free)
+        name = last if last is not None and number == len(head) - 1 else next(free)
         try:
             layer: keras.layers.Layer = known[config.name](**config.settings, name=name)
         except Exception as error:  # noqa: BLE001 - Keras raises ValueError, TypeError, AttributeError alike
