@@ -39,6 +39,7 @@ class Chooser:
         self._chosen: tuple[Dataset, str, Selection] | None = None
         self._asked: PrepareRequest | None = None  # for which that was: no digest to compare
         self._kept: tuple[str, int] | None = None
+        self._untold = 0
 
     @property
     def nbytes(self) -> int:
@@ -94,9 +95,14 @@ class Chooser:
         rows = chosen.chosen if chosen is not None else parted(data, request.train, self._site).mine
         self._kept = request.run, id(data)
         try:
-            self._replay.keep(request.contract, rules, data, rows)
+            self._untold = self._replay.keep(request.contract, rules, data, rows)
         except MachineError as error:
             log.warning("site %s, run %s: nothing is kept for later runs: %s", self._site, request.run, error)
+
+    def kept(self) -> int:
+        """How many examples are kept for later runs, where that has changed since this was last asked; else 0."""
+        count, self._untold = self._untold, 0
+        return count
 
     def _drawn(self, request: PrepareRequest, data: Dataset) -> Dataset | None:
         if request.train.mode != "replay":

@@ -10,8 +10,8 @@ Format ``fedretrain.record/1``, one canonical JSON object per line::
                                                        64 zeros in the first
 
 Kinds written by ``client.gatekeeper``: ``asked`` (with the coordinator's claims and signature, which prove it later),
-``sent``, ``refused``; by ``client.approvals``: ``approved``, ``withdrawn``; by ``client.releases``: ``chosen``; here:
-``mended``, where the machine stopped in the middle of a line and its beginning was taken away again.
+``sent``, ``refused``, ``kept``; by ``client.approvals``: ``approved``, ``withdrawn``; by ``client.releases``: ``chosen``;
+here: ``mended``, where the machine stopped in the middle of a line and its beginning was taken away again.
 """
 
 import fcntl
@@ -127,6 +127,10 @@ _TELL: dict[str, Callable[[dict[str, Any]], str]] = {
     "withdrawn": _approval,
     "chosen": lambda entry: (
         f"{entry.get('by')} chose release {str(entry.get('release'))[:16]} (run {entry.get('run')}) to be used here"
+    ),
+    "kept": lambda entry: (
+        f"{entry.get('examples')} examples are kept here for later runs, encrypted, as the policy allows; "
+        f"the last ones after {_subject(entry)}"
     ),
     "mended": lambda entry: (
         f"the beginning of a line ({entry.get('bytes')} bytes) from when the machine stopped is gone"

@@ -96,15 +96,24 @@ class Replay:
             self._tidy(rules)
         return found.data
 
-    def keep(self, contract: Contract, rules: ReplayRules, data: Dataset, rows: Indices) -> None:
-        """Take in what was trained on: the ``rows`` of the site's ``data``; raises MachineError."""
+    def keep(self, contract: Contract, rules: ReplayRules, data: Dataset, rows: Indices) -> int:
+        """Take in what was trained on: the ``rows`` of the site's ``data``.
+
+        Returns:
+            How many examples of this form are kept now.
+
+        Raises:
+            MachineError: The disk does not take it.
+        """
         now = self._clock()
         whole = Kept(data.take(rows), identities(data, contract)[rows], np.full(len(rows), now))
         kept = self._memory(contract)
         if kept is not None and kept.data.unlabelled == data.unlabelled:
             whole = together([whole.entered_as(kept), kept.take(~kept.among(whole.id))])
-        self._write(self._memory_path(contract), _within(whole, rules, contract, now), self._of(contract), contract)
+        whole = _within(whole, rules, contract, now)
+        self._write(self._memory_path(contract), whole, self._of(contract), contract)
         self._tidy(rules)
+        return len(whole)
 
     def forget(self) -> None:
         """Remove everything that was kept, and the key; raises MachineError."""

@@ -290,6 +290,10 @@ class Site:
             return 0, 0
         return self._chooser.counts(request, self._data[1])
 
+    def kept(self) -> int:
+        """How many examples are kept here for later runs, where that has changed since this was last asked; else 0."""
+        return self._chooser.kept()
+
     @property
     def data_bytes(self) -> int:
         """Bytes of the data in memory."""

@@ -297,6 +297,27 @@ def test_the_sites_own_validation_share_counts(site: Guarded) -> None:
     assert content.metric_records["metrics"]["num-examples"] == 50
 
 
+def test_examples_are_kept_only_by_policy_and_that_is_on_record(site: Guarded) -> None:
+    """A job of the mode "replay" is refused by default; where the policy keeps some, the first round does it."""
+    gate = site.start()
+    train = job().train.model_copy(update={"mode": "replay"})
+    replay = job().model_copy(update={"train": train})
+    body = site.ask(gate, PREPARE, pack(replay))
+    assert (body["code"], body["where"]) == ("policy", "replay")
+    site.policy("[policy.replay]\nexamples = 20")
+    assert site.ask(gate, PREPARE, pack(replay))["train_examples"] == 90  # nothing is kept yet
+    site.ask(gate, BASE, base())
+    for round_ in (1, 2):
+        site.ask(gate, TRAIN, order(round_), round=round_)
+    assert [(entry["examples"], entry["round"]) for entry in site.entries("kept")] == [(20, 1)]
+    assert len(list(site.home.store.glob("replay/*/memory-*.vault"))) == 1
+    again = replay.model_copy(update={"run": "digits-2"})
+    assert site.ask(gate, PREPARE, pack(again), run="digits-2")["train_examples"] == 90  # and those are current
+    site.policy("")
+    site.prepared(gate)
+    assert not list(site.home.store.glob("replay/*"))
+
+
 def test_the_record_tells_what_was_asked_and_sent_and_proves_who_asked(site: Guarded) -> None:
     """Each request with the coordinator's signature; a changed line, or another coordinator's, is noticed."""
     gate = site.start()

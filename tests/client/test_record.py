@@ -131,6 +131,8 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "ada chose release 0123456789abcdef (run r) to be used here": {
         "kind": "chosen", "by": "ada", "release": "0123456789abcdef0123", "run": "r",
     },
+    "20 examples are kept here for later runs, encrypted, as the policy allows; the last ones after training "
+    "[run r, round 1]": {"kind": "kept", "type": "train", "run": "r", "round": 1, "examples": 20},
     "the beginning of a line (12 bytes) from when the machine stopped is gone": {"kind": "mended", "bytes": 12},
     "release-used: release abc": {"kind": "release-used", "release": "abc"},
 }  # fmt: skip
