@@ -24,7 +24,7 @@ from fedretrain.contract import Contract, VariableSpec
 from fedretrain.errors import DeclinedRequest
 from fedretrain.messages import PrepareRequest
 from fedretrain.travel import apart, travelling
-from strategies.ditto import PERSONAL, personal_strategy
+from strategies.ditto import GLOBAL, PERSONAL, own_strategy
 from strategies.scaffold import CONTROL, Scaffold, control_changes, learning_rate
 
 from .memory import Memory
@@ -102,8 +102,10 @@ class Keeping:
         specs = self._request.contract.changing_specs
         before = self._read(PERSONAL, specs) or self.received
         anchors = [values for values, spec in zip(self.received, specs, strict=True) if spec.rule == "train"]
-        request = self._request.model_copy(update={"strategy": personal_strategy(self._request.strategy)})
-        found = train(replace(order, request=request, given={**order.given, "received": anchors}, later=False), before)
+        request = self._request.model_copy(update={"strategy": own_strategy(self._request.strategy)})
+        found = train(
+            replace(order, request=request, given={**order.given, f"memory:{GLOBAL}": anchors}, later=False), before
+        )
         after = [np.asarray(a + np.asarray(change)) for a, change in zip(before, found.update, strict=True)]
         self._memory.write(PERSONAL, self._round, after)
         metrics = {name.replace("-", "-personal-", 1): value for name, value in found.metrics.items() if "-" in name}

@@ -16,6 +16,8 @@ T. Li, S. Hu, A. Beirami, V. Smith: Ditto: Fair and Robust Federated Learning Th
 https://arxiv.org/abs/2012.04221
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -23,13 +25,18 @@ from pydantic import Field
 from fedretrain.job import NamedConfig
 
 from .base import Settings, Strategy
-from .fedprox import FedProx
-from .objective import Plain
+from .fedprox import squared_distance
+from .objective import Batch, Given, LocalObjective, Plain
 from .server_optimizer import Sum
 from .weighted_mean import WeightedMean
 
 PERSONAL = "ditto"
 """Name of a site's own model in its memory."""
+
+GLOBAL = "global"
+"""Name of the global model among the arrays that the own model's objective is given."""
+
+OWN = "ditto-own"
 
 
 class Ditto(Settings):
@@ -43,8 +50,25 @@ class Ditto(Settings):
         return Strategy(self.name, Plain(), WeightedMean(), Sum())
 
 
-def personal_strategy(config: NamedConfig) -> NamedConfig:
-    """What a site's own model is trained with: FedProx' term, whose anchor is the global model as received."""
-    settings: dict[str, Any] = {key: value for key, value in config.settings.items() if key != "strength"}
-    strength = config.settings.get("strength", Ditto.model_fields["strength"].default)
-    return NamedConfig(name=FedProx.name, **{**settings, "mu": strength})
+@dataclass(frozen=True)
+class Held(LocalObjective):
+    """The term that holds a site's own model near the global one, which the site gives it as arrays of its own."""
+
+    groups: ClassVar[tuple[str, ...]] = (f"memory:{GLOBAL}",)
+    strength: float
+
+    def penalty(self, variables: Sequence[Any], given: Given, batch: Batch) -> Any | None:  # noqa: ARG002
+        """(λ/2) Σ (variable - global)², a float32 scalar; None where there are no variables."""
+        total = squared_distance(variables, given[f"memory:{GLOBAL}"])
+        return None if total is None else self.strength / 2 * total
+
+
+def own_strategy(config: NamedConfig) -> NamedConfig:
+    """Of Ditto's settings, what a site trains its own model by; no job can name it (``own_objective``)."""
+    return NamedConfig(name=OWN, **config.settings)
+
+
+def own_objective(config: NamedConfig) -> LocalObjective:
+    """What ``own_strategy`` adds to a site's loss, without the objectives it names."""
+    strength = float(config.settings.get("strength", Ditto.model_fields["strength"].default))
+    return Held(strength) if strength else Plain()

@@ -17,7 +17,7 @@ from .adversarial import FGSM, PGD
 from .base import Settings, Strategy
 from .composition import KEY, check_mode, check_pairs, objective_configs, own_settings
 from .distillation import Distillation
-from .ditto import Ditto
+from .ditto import OWN, Ditto, own_objective
 from .ewc import EWC
 from .fedadagrad import FedAdagrad
 from .fedadam import FedAdam
@@ -78,10 +78,17 @@ def local_objective(config: NamedConfig) -> LocalObjective:
     Raises:
         ConfigurationError: As ``make``, for what concerns the site.
     """
-    own = _built_in(config).local if ":" not in config.name else proximal(own_mu(config))
+    own = _own_objective(config)
     objectives = objective_settings(config)
     check_pairs([config.name, *(objective.name for objective in objectives)])
     return composed([own, *(objective.build() for objective in objectives)])
+
+
+def _own_objective(config: NamedConfig) -> LocalObjective:
+    """The strategy's own, without the objectives beside it."""
+    if config.name == OWN:
+        return own_objective(config)
+    return _built_in(config).local if ":" not in config.name else proximal(own_mu(config))
 
 
 def objective_settings(config: NamedConfig) -> tuple[ObjectiveSettings, ...]:
