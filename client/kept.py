@@ -164,7 +164,7 @@ def _renamed(labels: Array, names: Sequence[str], spec: OutputSpec) -> tuple[Arr
     places = np.array([spec.labels.index(name) if name in spec.labels else -1 for name in names], np.intp)
     if spec.kind == "multiclass":
         found = places[labels].astype(np.int32)
-        return found, (found.reshape(len(found), -1) >= 0).all(axis=1)
+        return found, np.all(found.reshape(len(found), -1) >= 0, axis=1)
     complete = set(spec.labels) <= set(names)
     if spec.kind != "onehot" and not (spec.kind == "multilabel" and complete):
         raise ValueError("nobody knows whether the examples have the labels that were added")
@@ -173,7 +173,7 @@ def _renamed(labels: Array, names: Sequence[str], spec: OutputSpec) -> tuple[Arr
     found[..., places[stays]] = labels[..., stays]
     if spec.kind == "multilabel":
         return found, np.ones(len(found), bool)
-    return found, (labels[..., ~stays].reshape(len(labels), -1) == 0).all(axis=1)
+    return found, np.all(labels[..., ~stays].reshape(len(labels), -1) == 0, axis=1)
 
 
 def _texts(ids: Array) -> Array:

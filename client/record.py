@@ -10,8 +10,8 @@ Format ``fedretrain.record/1``, one canonical JSON object per line::
                                                        64 zeros in the first
 
 Kinds written by ``client.gatekeeper``: ``asked`` (with the coordinator's claims and signature, which prove it later),
-``sent``, ``refused``, ``kept``; by ``client.approvals``: ``approved``, ``withdrawn``; by ``client.releases``: ``chosen``;
-here: ``mended``, where the machine stopped in the middle of a line and its beginning was taken away again.
+``sent``, ``refused``, ``kept``; by ``client.approvals``: ``approved``, ``withdrawn``; by ``client.releases``:
+``chosen``; here: ``mended``, where the machine stopped in the middle of a line and its beginning was taken away again.
 """
 
 import fcntl

@@ -35,7 +35,8 @@ def weights(time: NDArray[Any], half_life_days: float) -> Floats:
     """
     age = (np.max(time) - time.astype(np.float64)) / DAY_S
     weight: Floats = np.exp2(-age / half_life_days)
-    return weight / weight.mean()
+    scaled: Floats = weight / weight.mean()
+    return scaled
 
 
 class Recency(ObjectiveSettings):

@@ -98,15 +98,15 @@ def test_steps_are_passes_over_the_data_too() -> None:
 def test_modes_and_objectives_are_allowed_by_pattern() -> None:
     """Every objective of a job has to fit; a job without any does."""
     policy = Policy(modes=("continue", "incr*"), objectives=("e*", "recency"))
-    both = NamedConfig(name="fedavg", objectives=["ewc", {"name": "recency"}])  # type: ignore[call-arg]
+    both = NamedConfig(name="fedavg", objectives=["ewc", {"name": "recency"}])
     for request in (asks(), asks(mode="incremental"), job(strategy=both)):
         check_prepare(policy, "clinics", request, NOON)
     with pytest.raises(DeclinedRequest, match=r"policy at modes: expected one that fits continue, incr"):
         check_prepare(policy, "clinics", asks(mode="full"), NOON)
-    more = NamedConfig(name="fedavg", objectives=[*both.settings["objectives"], "pgd"])  # type: ignore[call-arg]
+    more = NamedConfig(name="fedavg", objectives=[*both.settings["objectives"], "pgd"])
     with pytest.raises(DeclinedRequest, match=r"policy at objectives"):
         check_prepare(policy, "clinics", job(strategy=more), NOON)
-    odd = NamedConfig(name="fedavg", objectives="ewc")  # type: ignore[call-arg]
+    odd = NamedConfig(name="fedavg", objectives="ewc")
     with pytest.raises(DeclinedRequest, match=r"request-invalid at strategy"):
         check_prepare(policy, "clinics", job(strategy=odd), NOON)
 

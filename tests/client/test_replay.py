@@ -33,7 +33,8 @@ def data(count: int = 40, first: int = 0, **changes: Any) -> Dataset:
     """Rows that differ, labels by turns; every row a day after the one before."""
     rows = np.arange(first, first + count)
     x = np.stack([rows, rows * 0 + SECRET, rows], axis=1).astype(np.float32)
-    return Dataset(**({"x": {"x": x}, "y": {"y": (rows % 2).astype(np.int32)}, "time": rows * DAY_S} | changes))
+    arrays: dict[str, Any] = {"x": {"x": x}, "y": {"y": (rows % 2).astype(np.int32)}, "time": rows * DAY_S}
+    return Dataset(**arrays | changes)
 
 
 @pytest.fixture

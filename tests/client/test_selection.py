@@ -28,7 +28,7 @@ DATA = Dataset(
 
 def asks(*objectives: dict[str, Any], **train: Any) -> PrepareRequest:
     request = job()
-    strategy = NamedConfig(name="fedavg", objectives=list(objectives)) if objectives else request.strategy  # type: ignore[call-arg]
+    strategy = NamedConfig(name="fedavg", objectives=list(objectives)) if objectives else request.strategy
     section = request.train.model_copy(update={"validation_fraction": 0.1, **train})
     return request.model_copy(update={"train": section, "strategy": strategy})
 
@@ -94,7 +94,8 @@ def test_a_window_leaves_out_and_recency_weighs_what_is_left() -> None:
     assert min(chosen.train) > newest - 20
     found = chosen.data.sample_weight
     assert found is not None
-    np.testing.assert_allclose(found[chosen.train], 2 * weights(DATA.time[chosen.train], 5), rtol=1e-6)  # type: ignore[index]
+    assert DATA.time is not None
+    assert found[chosen.train] == pytest.approx(2 * weights(DATA.time[chosen.train], 5), rel=1e-6)
     assert set(found[chosen.held]) == {2}
     assert chosen.data.x["x"] is data.x["x"]
     late = asks({"name": "window", "days": 1, "until": "1960-01-01"})

@@ -14,7 +14,7 @@ DAYS = np.array([0.0, 10.0, 20.0, 20.0]) * DAY_S
 
 
 def named(**settings: object) -> NamedConfig:
-    return NamedConfig(name="fedavg", objectives=[settings])  # type: ignore[call-arg]
+    return NamedConfig(name="fedavg", objectives=[settings])
 
 
 def test_an_example_weighs_half_after_a_half_life() -> None:
@@ -52,7 +52,7 @@ def test_both_add_nothing_to_a_step() -> None:
     both = NamedConfig(
         name="fedavg",
         objectives=[{"name": "recency", "half_life_days": 3}, {"name": "window", "days": 9, "until": "2026-06-01"}],
-    )  # type: ignore[call-arg]
+    )
     assert local_objective(both) == Plain()
     until = objective_settings(both)[1].until  # type: ignore[attr-defined]
     assert until.isoformat() == "2026-06-01T00:00:00+00:00"
