@@ -69,8 +69,9 @@ class Examples:
         if self.tensors is None:
             return self._streamed(rows, each=True)
         if self._filled is None:
-            y, weights = labels_and_weights(self._data(), self.contract, each=True)
-            self._filled = self.tensors[0], *([tf.convert_to_tensor(a) for a in part] for part in (y, weights))
+            parts = labels_and_weights(self._data(), self.contract, each=True)
+            y, weights = ([tf.convert_to_tensor(array) for array in part] for part in parts)
+            self._filled = self.tensors[0], y, weights
         tensors = self._filled
         return (Piece(tensors, chosen) for chosen in rows)
 
