@@ -1,0 +1,171 @@
+"""Every objective keeps the invariants in strategies.objective; a file added to the package is found by itself."""
+
+import importlib
+import pkgutil
+from typing import Any
+
+import numpy as np
+import pytest
+
+import strategies
+from client.trainer import Order, Result, Trainer
+from fedretrain.digest import weights_digest
+from fedretrain.errors import ConfigurationError, DeclinedRequest
+from fedretrain.job import NamedConfig
+from strategies import local_objective
+from strategies.objective import ObjectiveSettings, Plain
+from strategies.registry import OBJECTIVES, objective_settings
+from tests.client.parts import Case, case, classifier, examples
+
+from .rounds import NEEDED
+
+ZERO = {"proximal": "mu", "fgsm": "epsilon", "pgd": "epsilon", "distillation": "weight"}
+ZERO |= {"perfedavg": "inner_learning_rate"}
+"""The setting that makes an objective do nothing at 0, where it is not ``strength``."""
+STRONG: dict[str, dict[str, Any]] = {"proximal": {"mu": 1.0}, "l2sp": {"strength": 1.0}}
+
+
+def config(*names: str, strategy: str = "fedavg", **settings: Any) -> NamedConfig:
+    objectives = [{"name": name, **NEEDED.get(name, {}), **STRONG.get(name, {}), **settings} for name in names]
+    return NamedConfig.model_validate({"name": strategy, "objectives": objectives})
+
+
+@pytest.fixture(params=OBJECTIVES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_every_file_is_registered() -> None:
+    """Each settings class with a name, in any module of the package, can be named in a job."""
+    for module in pkgutil.iter_modules(strategies.__path__):
+        importlib.import_module(f"strategies.{module.name}")
+    found, todo = set(), [ObjectiveSettings]
+    while todo:
+        cls = todo.pop()
+        todo += cls.__subclasses__()
+        found |= {cls} if "name" in vars(cls) and cls.__module__.startswith("strategies.") else set()
+    assert found == set(OBJECTIVES.values())
+
+
+def test_every_setting_is_described(name: str) -> None:
+    """A setting without description would be unexplained in an error."""
+    assert all(f.description for f in OBJECTIVES[name].model_fields.values())
+
+
+def test_unknown_settings_are_named(name: str) -> None:
+    """A setting the objective does not have is refused in one line that names it."""
+    with pytest.raises(ConfigurationError, match=r"^strategy\.objectives\[0\]\.bogus: unknown setting of \w+; [^\n]*$"):
+        local_objective(config(name, bogus=1))
+
+
+def test_it_survives_the_way_to_a_site(name: str) -> None:
+    """As JSON in a request it is the same objective: equal, and with the same hash."""
+    sent = config(name)
+    arrived = NamedConfig.model_validate_json(sent.model_dump_json())
+    assert objective_settings(sent) == objective_settings(arrived)
+    one, other = local_objective(sent), local_objective(arrived)
+    assert (one, hash(one)) == (other, hash(other))
+
+
+def test_zero_strength_is_plain(name: str) -> None:
+    """Then a job trains as it would without the objective, to the bit and in the same time."""
+    key = ZERO.get(name, "strength")
+    if key in OBJECTIVES[name].model_fields:
+        assert local_objective(config(name, **{key: 0})) == Plain()
+    else:
+        assert local_objective(config(name)) == Plain()  # it chooses among the examples, and leaves the step alone
+
+
+# --- through a real trainer
+
+
+def bounded(**train: Any) -> Case:
+    """The classifier with its first layer frozen and a range for its inputs, as every job's contract has one."""
+    made = case(classifier(), freeze=("base",), metrics=("accuracy",), **train)
+    inputs = tuple(spec.model_copy(update={"low": -9.0, "high": 9.0}) for spec in made.contract.inputs)
+    contract = made.contract.model_copy(update={"inputs": inputs})
+    return Case(made.request.model_copy(update={"contract": contract}), made.base)
+
+
+def trained(trainer: Trainer, strategy: NamedConfig, count: int = 60, seed: int = 1) -> Result:
+    """An update from values near the base model's, so that an anchor there is felt."""
+    of = bounded(batch_size=8, local_epochs=2, validation_fraction=0.3, seed=seed)
+    request = of.request.model_copy(update={"strategy": strategy})
+    received = [array + np.float32(0.1) for array in of.received]
+    groups = [g for g in local_objective(strategy).groups if g not in {"received", "incumbent"}]
+    given = {group: [np.full_like(array, 2) for array in received] for group in groups}
+    order = Order(request, "a", 1, given=given)
+    return trainer.train(order, lambda: of.base, received, examples(of, count))
+
+
+@pytest.fixture(scope="module")
+def plain(tensorflow: None) -> dict[bool, Result]:
+    return {compiled: trained(Trainer(compile=compiled), NamedConfig(name="fedavg")) for compiled in (False, True)}
+
+
+@pytest.fixture(scope="module")
+def tensorflow() -> None:
+    from client.trainer import configure_process
+
+    configure_process()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_it_trains(name: str, compiled: bool, plain: dict[bool, Result]) -> None:
+    """With and without XLA: finite, the same bits twice, in other bits than plainly, and nothing frozen changes.
+
+    A smaller last batch takes part, so that compiled steps are mixed with others.
+    """
+    trainer, strategy = Trainer(compile=compiled), config(name)
+    first, again = (trained(trainer, strategy) for _ in range(2))
+    assert weights_digest(first.update) == weights_digest(again.update)
+    assert all(np.isfinite(array).all() for array in first.update)
+    assert {"train-loss", "val-loss", "val-accuracy"} < set(first.metrics)
+    same = weights_digest(first.update) == weights_digest(plain[compiled].update)
+    assert same == (local_objective(strategy) == Plain())
+
+
+def test_several_train_together(tensorflow: None) -> None:
+    """A moving anchor, a fixed one, the incumbent's word, changed inputs and changed gradients; XLA finds the same."""
+    names = ["l2sp", "distillation", "fgsm", "perfedavg"]
+    results = [trained(Trainer(compile=c), config(*names, strategy="fedprox")) for c in (False, True)]
+    for one, other in zip(*(result.update for result in results), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_a_strong_anchor_holds(tensorflow: None) -> None:
+    """With rate 0.1 and strength 5, L2-SP takes values that start 0.1 away back to the incumbent's."""
+    result = trained(Trainer(compile=False), config("l2sp", strength=5.0))
+    assert all(np.abs(array + 0.1).mean() < 0.05 for array in result.update)
+
+
+def test_random_starts_differ_by_site_and_round(tensorflow: None) -> None:
+    """PGD draws from the seed of site and round, and from nothing else."""
+    trainer, of = Trainer(compile=False), bounded(batch_size=8, local_steps=1, validation_fraction=0.0)
+    request = of.request.model_copy(update={"strategy": config("pgd", epsilon=3.0, steps=1)})
+    data = examples(of, 8)
+
+    def update(site: str, round_: int) -> Any:
+        return trainer.train(Order(request, site, round_), lambda: of.base, of.received, data).update
+
+    first, *others = update("a", 1), update("a", 2), update("b", 1)
+    assert weights_digest(first) == weights_digest(update("a", 1))
+    for other in others:  # the one batch is the same but for the order of its examples
+        assert not np.allclose(first[0], other[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("given", [{}, {"companion:fisher": []}, {"companion:fisher": [np.zeros(3, np.float32)]}])
+def test_a_request_without_what_the_objective_needs_is_declined(given: Any, tensorflow: None) -> None:
+    """The site names the group, and trains nothing."""
+    of = bounded(batch_size=8)
+    request = of.request.model_copy(update={"strategy": config("ewc")})
+    with pytest.raises(DeclinedRequest, match="companion:fisher"):
+        Trainer().train(Order(request, "a", 1, given=given), lambda: of.base, of.received, examples(of, 20))
+
+
+def test_an_objective_that_does_not_fit_the_model_is_declined(tensorflow: None) -> None:
+    """A site finds out for itself, whatever the server let through."""
+    of = case(classifier())  # no range of values
+    request = of.request.model_copy(update={"strategy": config("fgsm")})
+    with pytest.raises(DeclinedRequest, match="strategy"):
+        Trainer().prepare(request)
