@@ -127,7 +127,7 @@ def test_what_sites_keep_costs_no_repeatability(job: Job, pool: WorkerPool, tmp_
 
     What the interrupted round left at the sites is not what the repeated one starts from.
     """
-    train = job.train.model_copy(update={"rounds": 3, "optimizer": NamedConfig(name="sgd", learning_rate=0.1)})
+    train = job.train.model_copy(update={"rounds": 2, "optimizer": NamedConfig(name="sgd", learning_rate=0.1)})
     stateful = job.model_copy(update={"strategy": NamedConfig(name=name), "train": train})
     expected, result = run_local(stateful, tmp_path / "whole", pool)
     assert run_local(stateful, tmp_path / "messages", pool, LastFirst)[0] == expected
