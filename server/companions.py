@@ -39,6 +39,8 @@ from .prior import InUse
 from .sums import Line, Sum, ask_sum
 from .wanted import companions_of
 
+STIFF = 2.0
+
 
 @dataclass(frozen=True)
 class Made:
@@ -148,8 +150,23 @@ class Companions:
                 found = self._sum(objective.sum("old"), sites)
                 known = prior.begun(list(found.arrays.values()), found.examples, objective.prior_precision)
             arrays = [(precision / examples).astype(np.float32) for precision in known]
+        self._tell_stiff(objective, arrays)
         self._write(name, Made(arrays, examples))
         return Made(arrays, examples)
+
+    def _tell_stiff(self, objective: EWC | Posterior, arrays: Arrays) -> None:
+        """A step of gradient descent on (a/2) x² grows without end where the rate times a is 2 or more."""
+        optimizer = self._line.plan.train.optimizer
+        rate = optimizer.settings.get("learning_rate") if optimizer and optimizer.name.lower() == "sgd" else None
+        largest = max((float(array.max()) for array in arrays if array.size), default=0.0)
+        if isinstance(rate, int | float) and rate * objective.strength * largest >= STIFF:
+            most = STIFF / 2 / (rate * largest)
+            self._line.emit(
+                "warning",
+                text=f"objective {objective.name}: strength {objective.strength:g} is too much for the learning rate "
+                f"{rate:g}: the values that matter most will swing, or training diverges. A strength of at most "
+                f"{most:.2g} is safe, or another optimizer, such as adam",
+            )
 
     def _sum(self, what: NamedConfig, sites: list[Site]) -> Sum:
         """At the values of the model the run was given."""

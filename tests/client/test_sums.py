@@ -208,7 +208,8 @@ def test_what_objectives_need_is_kept_by_digest_and_asked_for_where_it_is_lost(
     tmp_path: Path, trainer: Trainer
 ) -> None:
     """A companion with another digest or form is refused; one that was never brought makes the site ask for it."""
-    of = dense(3, "softmax", strategy=NamedConfig(name="fedavg", objectives=[{"name": "ewc", "strength": 1.0}]))
+    strategy = NamedConfig.model_validate({"name": "fedavg", "objectives": [{"name": "ewc", "strength": 1.0}]})
+    of = dense(3, "softmax", strategy=strategy)
     site = site_at(of, tmp_path, trainer)
     site.handle("query.prepare", pack(of.request))
     site.handle("query.base", of.base_message())
@@ -232,3 +233,20 @@ def test_what_objectives_need_is_kept_by_digest_and_asked_for_where_it_is_lost(
     assert kept is not None
     np.testing.assert_array_equal(kept[0], arrays[0])
     assert body(site.handle("train", order))["kind"] == "train"
+
+
+def test_a_companion_holds_values_in_a_step(trainer: Trainer) -> None:
+    """The second step of SGD at 0.1 is the plain one less 0.1 · λ F (θ₁ - θ*); the first one is the same."""
+
+    def updated(steps: int, strength: float) -> Any:
+        objectives = [{"name": "ewc", "strength": strength}]
+        strategy = NamedConfig.model_validate({"name": "fedavg", "objectives": objectives})
+        of = dense(3, "softmax", strategy=strategy, local_steps=steps, batch_size=8)
+        given = {"companion:fisher": [np.full((2, 3), 2.0, "float32"), np.float32([0.0, 1.0, 5.0])]}
+        order = Order(of.request, "north", 1, given=given)
+        return [np.asarray(a) for a in trainer.train(order, lambda: of.base, of.received, examples(of, 60)).update]
+
+    first, plain, held = updated(1, 3.0), updated(2, 0.0), updated(2, 3.0)
+    np.testing.assert_allclose(updated(1, 0.0)[0], first[0], atol=1e-7)
+    np.testing.assert_allclose(held[0], plain[0] - 0.1 * 3.0 * 2.0 * first[0], atol=1e-6)
+    np.testing.assert_allclose(held[1], plain[1] - 0.1 * 3.0 * np.float32([0, 1, 5]) * first[1], atol=1e-6)

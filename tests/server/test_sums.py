@@ -222,6 +222,20 @@ def test_a_site_that_cannot_keep_a_companion_is_left_out(tmp_path: Path) -> None
     assert [(e["site"], e["where"]) for e in loop.named("site-declined")] == [("a", "companion fisher")]
 
 
+def test_a_strength_that_the_learning_rate_does_not_bear_is_told(tmp_path: Path) -> None:
+    """0.5 · 3 · 7/3 is over 2, at which plain steps diverge; a third of that is not."""
+    sgd = NamedConfig.model_validate({"name": "sgd", "learning_rate": 0.5})
+    for strength, told in ((3.0, 1), (1.0, 0)):
+        settings = {"objectives": [{"name": "ewc", "strength": strength}]}
+        loop = Loop(tmp_path / str(told), three(), rounds=1, settings=settings)
+        train = loop.plan.train.model_copy(update={"optimizer": sgd})
+        object.__setattr__(loop.plan, "train", train)
+        loop.run()
+        texts = [e["text"] for e in loop.named("warning")]
+        assert len(texts) == told
+        assert not texts or "A strength of at most 0.86 is safe" in texts[0]
+
+
 def test_without_objectives_nothing_is_asked_and_messages_are_as_before(tmp_path: Path) -> None:
     """No sum, no companion, and no new field in any request."""
     sites = three()
