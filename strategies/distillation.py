@@ -109,6 +109,14 @@ class Distillation(ObjectiveSettings):
         None, strict=False, description="names of the labels that the incumbent knows; default: all"
     )
 
+    def check_mode(self, mode: str) -> None:
+        """Where the label space grows, the labels must be said: of the others the incumbent knows nothing."""
+        if mode == "extend" and self.labels is None:
+            raise ConfigurationError(
+                "strategy.objectives: distillation.labels: expected the labels of the model in use with train.mode = "
+                "'extend', got none; what it would say of the other ones is made up"
+            )
+
     def build(self) -> LocalObjective:
         """The divergence; nothing where its weight is 0."""
         return Distilled(float(self.weight), float(self.temperature), self.labels) if self.weight else Plain()

@@ -204,6 +204,9 @@ class ObjectiveSettings(BaseModel, ABC):
     companions: ClassVar[tuple[str, ...]] = ()
     auxiliary: ClassVar[tuple[str, ...]] = ()
 
+    def check_mode(self, mode: str) -> None:
+        """Raises ConfigurationError where these settings have no meaning in a mode; the table of modes comes first."""
+
     @abstractmethod
     def build(self) -> LocalObjective:
         """The objective with these settings; ``Plain`` where they make it do nothing in a step."""

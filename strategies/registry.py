@@ -110,6 +110,8 @@ def check_objectives(config: NamedConfig, mode: str) -> None:
     """Refuse objectives that cannot stand together or have no meaning in a mode; raises ConfigurationError."""
     local_objective(config)
     check_mode([config.name, *(one.name for one in objective_configs(config))], mode)
+    for settings in objective_settings(config):
+        settings.check_mode(mode)
 
 
 def _built_in(config: NamedConfig) -> Strategy:

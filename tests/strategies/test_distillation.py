@@ -53,6 +53,14 @@ def test_the_labels_the_incumbent_knows_are_compared_alone() -> None:
         fitted("multiclass", ("a", "b"), labels=["a"])
 
 
+def test_where_labels_are_added_the_old_ones_must_be_said() -> None:
+    """A row that is fresh has predictions, but the incumbent never made them."""
+    Distillation(labels=["a", "b"]).check_mode("extend")
+    Distillation().check_mode("continue")
+    with pytest.raises(ConfigurationError, match=r"distillation\.labels: expected the labels of the model in use"):
+        Distillation().check_mode("extend")
+
+
 def test_decisions_by_hand() -> None:
     """Yes with 0.9 has the logit ln 9, half of it is that of 3/4; so has each position on its own, and their mean."""
     assert penalty(fitted("binary", ("n", "y")), [[0.5]], [[0.9]]) == pytest.approx(4 * KL, rel=1e-5)
