@@ -85,7 +85,7 @@ class Replay:
             json_digest([run, self._site, contract.digest]),
         )
         found = self._read(path, bound, contract)
-        if found is None:
+        if found is None or found.data.unlabelled != data.unlabelled:
             current, now = identities(data, contract), self._clock()
             sources = [Kept(data.take(old), current[old], np.full(len(old), now))]
             kept = self._memory(contract)

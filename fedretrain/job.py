@@ -151,6 +151,12 @@ class TrainSection(_Grown):
         return self
 
     @model_validator(mode="after")
+    def _replays_in_its_mode(self) -> "TrainSection":
+        if self.replay is not None and self.mode != "replay":
+            raise ValueError(f"replay: no such table where train.mode is {self.mode!r}; set it to 'replay'")
+        return self
+
+    @model_validator(mode="after")
     def _one_measure_of_work(self) -> "TrainSection":
         if self.local_epochs is not None and self.local_steps is not None:
             raise ValueError("give local_epochs or local_steps, not both")

@@ -125,7 +125,7 @@ def test_a_mode_trains_on_what_is_new_and_validates_on_all(of: Case, tmp_path: P
     """As many as it declared; replay also in another process, after it kept what it trained on, with the same bits."""
     found, answers = {}, {}
     for mode in ("continue", "incremental", "replay"):
-        way = selecting(of, mode=mode, replay=ReplaySection(share=0.25))
+        way = selecting(of, mode=mode, replay=ReplaySection(share=0.25) if mode == "replay" else None)
         way = Case(way.request.model_copy(update={"run": mode}), way.base)
         north = site_at(way, tmp_path, trainer, dated(way))
         prepared = body(north.handle(PREPARE, pack(way.request)))

@@ -109,6 +109,31 @@ def test_epochs_and_steps_exclude_each_other(folder: Path) -> None:
     assert "local_epochs or local_steps" in refusal(folder, train={"local_epochs": 1, "local_steps": 5})
 
 
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-06-01", "2026-06-01T00:00:00+00:00"),
+        ("2026-06-01T02:00:00+02:00", "2026-06-01T00:00:00+00:00"),
+        ("2026-06-01 12:30:00", "2026-06-01T12:30:00+00:00"),
+    ],
+)
+def test_what_is_new_begins_at_a_moment(folder: Path, text: str, moment: str) -> None:
+    """A day begins at midnight; without a zone it is UTC, with one it becomes that. As TOML writes all three."""
+    (folder / "job.toml").write_text(
+        f'[model]\npath = "base.keras"\n[[holdout]]\nname = "old"\npath = "old.npz"\n[train]\nsince = {text}\n'
+    )
+    since = load_job(folder / "job.toml").train.since
+    assert since is not None
+    assert since.isoformat() == moment
+
+
+def test_replay_is_said_of_its_mode_alone(folder: Path) -> None:
+    """And its share leaves some to train on."""
+    assert "replay: no such table where train.mode is 'continue'" in refusal(folder, train={"replay": {"share": 0.5}})
+    train = {"mode": "replay", "replay": {"share": 1.0}}
+    assert refusal(folder, train=train).startswith("train.replay.share: expected less than 1")
+
+
 def test_a_missing_file_is_named_with_its_key(folder: Path) -> None:
     """A holdout that is not there is found before anything starts."""
     message = refusal(folder, holdout=[{"name": "new", "path": "nowhere.npz"}])
