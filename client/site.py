@@ -193,6 +193,8 @@ class Site:
         own = last_layers(self._store.memory(request.run, self.name), contract)
         order = Order(request, self.name, 0, self._allow_modules, policy.max_seconds, personal=own)
         data = self._examples(request)
+        if not hasattr(self._trainer, "sum"):  # a backend of the site's own
+            raise DeclinedRequest("request-invalid", "sum", "none: this site's trainer makes no sums")
         found = self._trainer.sum(order, body.sum, lambda: self._base(contract), received, data)
         check_sum(policy, body.sum.name, found.examples)
         reply = SumReply(

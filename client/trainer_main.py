@@ -41,7 +41,8 @@ _FIRST_TO_GO = 500  # where memory runs out, the system ends the trainer before 
 class Backend(Protocol):
     """What trains; ``[trainer] backend`` names a class with these methods and no arguments to make one.
 
-    Its module may have ``configure_process(threads)``, called once before anything else.
+    Its module may have ``configure_process(threads)``, called once before anything else. One without ``sum`` refuses
+    the sums that some jobs ask for, and takes part in everything else.
     """
 
     def prepare(self, request: "PrepareRequest", allow_modules: tuple[str, ...] = ()) -> None:

@@ -8,13 +8,17 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from client.sampling import split
+from client.sums import Total
 from client.trainer import Arrays, Order, Result
 from fedretrain.dataset import Dataset
+from fedretrain.job import NamedConfig
 from fedretrain.messages import PrepareRequest
+from fedretrain.sums import packed
 
 RATE = 0.5
 
@@ -25,17 +29,45 @@ class Backend:
     def prepare(self, request: PrepareRequest, allow_modules: tuple[str, ...] = ()) -> None:
         """Takes the one model there is."""
 
-    def train(self, order: Order, base: Callable[[], Arrays], received: Arrays, data: Dataset) -> Result:  # noqa: ARG002
+    def train(self, order: Order, base: Callable[[], Arrays], received: Arrays, data: Dataset) -> Result:
         """One step of gradient descent over all examples."""
         while Path(os.environ.get("BACKEND_HANGS", "/nonexistent")).exists():
             time.sleep(0.1)
         time.sleep(float(os.environ.get("BACKEND_SECONDS", "0")))
-        data = data.take(split(len(data), order.request.train, order.site)[0])
-        [x], [y] = data.x.values(), data.y.values()
-        kernel, bias = received
-        logits = x @ kernel + bias
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        error = odds / odds.sum(axis=1, keepdims=True) - np.eye(kernel.shape[1])[y.astype(int)]
-        scale = -RATE * float(os.environ.get("BACKEND_SCALE", "1")) / len(data)
-        update = [(scale * x.T @ error).astype(kernel.dtype), (scale * error.sum(axis=0)).astype(bias.dtype)]
-        return Result(update, len(data), {"train-loss": float((error**2).mean()), "seconds": 0.0})
+        x, chances, y = _answers(order, received, data)
+        error = chances - y
+        scale = -RATE * float(os.environ.get("BACKEND_SCALE", "1"))
+        gradients = [x.T @ error / len(x), error.mean(axis=0)]
+        held = order.given.get("companion:fisher", [np.zeros_like(g) for g in gradients])
+        for i, (weight, now, incumbent) in enumerate(zip(held, received, base(), strict=True)):
+            gradients[i] = gradients[i] + weight * (now - incumbent)
+        update = [(scale * g).astype(r.dtype) for g, r in zip(gradients, received, strict=True)]
+        return Result(update, len(x), {"train-loss": float((error**2).mean()), "seconds": 0.0})
+
+    def sum(
+        self,
+        order: Order,
+        what: NamedConfig,
+        base: Callable[[], Arrays],  # noqa: ARG002
+        received: Arrays,
+        data: Dataset,
+    ) -> Total:
+        """The empirical Fisher information, or the Gauss-Newton matrix."""
+        x, chances, y = _answers(order, received, data)
+        if what.name == "fisher":
+            error = np.square(chances - y)
+            arrays = [np.square(x).T @ error / len(x), error.mean(axis=0)]
+            return Total([a.astype(np.float32) for a in arrays], len(x))
+        phi = np.concatenate([x, np.ones((len(x), 1))], axis=1)
+        blocks = [np.kron(np.outer(f, f), np.diag(p) - np.outer(p, p)) for f, p in zip(phi, chances, strict=True)]
+        return Total([packed(np.mean(blocks, axis=0)), np.zeros((), np.float32)], len(x))
+
+
+def _answers(order: Order, values: Arrays, data: Dataset) -> tuple[Any, Any, Any]:
+    """Inputs, chances and labels of what is trained on."""
+    data = data.take(split(len(data), order.request.train, order.site)[0])
+    [x], [y] = data.x.values(), data.y.values()
+    kernel, bias = values
+    logits = x @ kernel + bias
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return x, odds / odds.sum(axis=1, keepdims=True), np.eye(kernel.shape[1])[y.astype(int)]

@@ -50,6 +50,7 @@ loss = "sparse_categorical_crossentropy"
 metrics = ["accuracy"]
 [strategy]
 name = "{strategy}"
+{more}
 [participation]
 min_sites = {min_sites}
 deadline_s = {deadline}
@@ -157,14 +158,22 @@ class Stand:
         return sorted(sites.online(self.federation))
 
     def retrain(
-        self, rounds: int = 5, *, min_sites: int = 2, deadline_s: float = 60, strategy: str = "fedavg"
+        self,
+        rounds: int = 5,
+        *,
+        min_sites: int = 2,
+        deadline_s: float = 60,
+        strategy: str = "fedavg",
+        more: str = "",
     ) -> RunFolder:
-        """Ask for a run that starts from the model in use."""
+        """Ask for a run that starts from the model in use; ``more`` are lines behind the strategy's name."""
         used = Registry.open(self.federation.folder).incumbent()
         model = used.folder / "model.keras" if used else self.folder / "base.keras"
         job = self.folder / f"job-{time.monotonic_ns()}.toml"
         job.write_text(
-            JOB.format(model=model, rounds=rounds, min_sites=min_sites, deadline=deadline_s, strategy=strategy)
+            JOB.format(
+                model=model, rounds=rounds, min_sites=min_sites, deadline=deadline_s, strategy=strategy, more=more
+            )
         )
         return operations.retrain(self.federation, job)
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from client import record
 from fedretrain.runfolder import RunFolder
 from server.registry import Registry
 
@@ -28,3 +29,23 @@ def test_two_runs_at_once_do_not_mix(stand: Stand) -> None:
     asked = [event for event in second.read_events() if event["event"] == "reply"]
     assert {reply["site"] for reply in asked} <= set(SITES)
     assert Registry.open(stand.federation.folder).verify().ok
+
+
+def test_what_objectives_need_goes_signed_through_the_whole_federation(stand: Stand) -> None:
+    """Sums at the sites, companions brought back, certainty found out at the end; every site has both on record."""
+    more = 'objectives = [{ name = "ewc", strength = 0.5, labels = "data" }]\n[uncertainty]'
+    run = stand.retrain(2, deadline_s=120, more=more)
+    result = check_whole(stand, run, 2)
+    sums = [event for event in run.read_events() if event["event"] == "sum"]
+    assert [(event["sum"], event["sites"]) for event in sums] == [
+        (name, list(SITES)) for name in ("fisher", "gauss-newton")
+    ]
+    assert result["gate"]["uncertainty"]["sites"] == list(SITES)
+    assert Registry.open(stand.federation.folder).uncertainty(result["release"]) is not None
+    for site in SITES:
+        home = stand.home(site)
+        assert len(list((home.store / "companions").glob("*.safetensors"))) == 1
+        sent = [entry for entry in record.read(home.record) if entry["kind"] == "sent"]
+        assert [entry["sum"] for entry in sent if "sum" in entry] == ["fisher", "gauss-newton"]
+        assert "query.companion" in {entry["type"] for entry in sent}
+        assert record.verify(home.record).problems == ()
