@@ -299,13 +299,6 @@ class UncertaintySection(Section):
     prior_precision: float | None = Field(None, gt=0, description="of its prior; default: by the evidence")
 
 
-class UncertaintySection(Section):
-    """How certain a candidate is of its answers, found out at the sites and told in the gate's report."""
-
-    method: Literal["laplace"] = Field("laplace", description="laplace: a posterior of the last layer")
-    prior_precision: float | None = Field(None, gt=0, description="of its prior; default: by the evidence")
-
-
 _TABLES = ("transfer", "extend", "ensemble", "online")
 """Tables that belong to the mode of the same name."""
 _NEEDED = ("transfer", "extend", "online")
