@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client import outgoing
 from client.site import Site
 from client.store import SiteStore
 from client.trainer import Result, Trainer
@@ -52,10 +53,10 @@ def threes(count: int = 24) -> Dataset:
     return Dataset(x={"x": ones}, y={"y": 3 * ones})
 
 
-def site_of(of: Case, data: Dataset, folder: Path, trainer: Trainer | None = None) -> Site:
+def site_of(of: Case, data: Dataset, folder: Path, trainer: Trainer | None = None, spool: Path | None = None) -> Site:
     store = SiteStore(folder / "store")
     store.put_base(of.contract.base, of.base)
-    return Site("north", lambda _: data, store, trainer or Trainer())
+    return Site("north", lambda _: data, store, trainer or Trainer(), spool=spool)
 
 
 def updated(site: Site, of: Case, round_: int, received: Weights) -> Result:
@@ -160,15 +161,16 @@ STATEFUL: Mapping[str, NamedConfig] = {
 
 
 @pytest.mark.parametrize("name", STATEFUL)
-def test_a_round_asked_for_again_has_the_same_bits(tmp_path: Path, name: str) -> None:
-    """Also once a later one was answered, and by a site that was started again."""
+def test_a_round_asked_for_again_has_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Also once a later one was answered, and by a site that was started again and makes updates when they are used."""
     of = case(pictures(), strategy=STATEFUL[name], metrics=("accuracy",))
     data, trainer = examples(of, 60), Trainer()
     specs = travelling(of.contract, of.request.strategy)
     received = [*of.received, *(np.full(s.shape, 0.01, s.dtype) for s in specs[len(of.received) :])]
     site = site_of(of, data, tmp_path, trainer)
     first = [updated(site, of, round_, received) for round_ in (1, 2, 3)]
-    again = site_of(of, data, tmp_path, trainer)
+    monkeypatch.setattr(outgoing, "LARGE_BYTES", 0)
+    again = site_of(of, data, tmp_path, trainer, spool=tmp_path)
     for round_ in (2, 3):
         found = updated(again, of, round_, received)
         same(found.update, first[round_ - 1].update)
