@@ -199,10 +199,16 @@ def _read(data: Path, by: str) -> tuple[dict[str, Array], str | None, Indices | 
             wanted = [key for key in file.files if key in known or key.partition(".")[0] in {"x", "y"}]
             found = {key: file[key] for key in wanted}
             there = ", ".join(file.files)
+            named = [key for key in file.files if key.partition(".")[0] == "labels" and key != by]
     except FileNotFoundError:
         raise ConfigurationError(f"{data}: no such file; expected an npz file of examples") from None
     except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise nearly anything
         raise ConfigurationError(f"{data}: expected an undamaged npz file of plain arrays") from error
+    if named:
+        raise ConfigurationError(
+            f"{data}: {named[0]} names the positions of y, which a folder of rows does not keep; write y in the order "
+            "of the job's labels, without this array"
+        )
     said = found.pop("preprocessing", None)
     labels = _labels(found.get(by))
     arrays = {key: array for key, array in found.items() if key in _BY_ROW or key.partition(".")[0] in "xy"}

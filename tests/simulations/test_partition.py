@@ -112,6 +112,7 @@ def test_the_command_writes_what_a_job_can_name(tmp_path: Path) -> None:
     ("arrays", "scheme", "said"),
     [
         ({"x_train": LABELS}, Scheme(Kind.iid, 2), "expected arrays x and y, got x_train"),
+        ({"x": LABELS, "y": LABELS, "labels": LABELS}, Scheme(Kind.iid, 2), "labels names the positions of y, which a"),
         ({"x": LABELS, "y": LABELS[1:]}, Scheme(Kind.iid, 2), "as many rows in each array"),
         ({"x": LABELS, "y": LABELS}, Scheme(Kind.shards, 4000), "expected at least 8000 rows, 2 for each site"),
         ({"x": LABELS, "y": np.eye(10)[LABELS]}, Scheme(Kind.dirichlet, 2), "one label per row in the array 'y'"),
