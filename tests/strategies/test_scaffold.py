@@ -1,5 +1,6 @@
 """SCAFFOLD's control variates: numbers by hand, and the jobs it refuses."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,33 @@ def test_the_server_adds_control_changes_with_the_share_of_all_examples() -> Non
     _, (x, control) = method.advance(collector, admitted, before, 4 / 8)
     np.testing.assert_allclose(x, (1.0 + 3 * 2.0) / 4)
     np.testing.assert_allclose(control, 0.5 + 0.7, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "rest"), [("scaffold", 0.6), ("fedavg", 3 * (1 - 0.9**5) / (2 - 0.9**5 - 0.6**5))])
+def test_two_sites_that_differ_meet_at_the_optimum(name: str, rest: float) -> None:
+    """(w - 3)² at one site and (2 w)² at the other have their least sum at 0.6, as 2 (w - 3) + 8 w = 0 there.
+
+    Five steps of 0.05 without correction come to rest where 0.9⁵ (w - 3) + 3 + 0.6⁵ w = 2 w instead, at 0.92.
+    """
+    gradients: dict[str, Callable[[Any], Any]] = {"a": lambda w: 2 * (w - 3), "b": lambda w: 8 * w}
+    method = BuiltIn(built(name), SPECS[: 2 if name == "scaffold" else 1])
+    own = {site: np.zeros(2, np.float32) for site in gradients}
+    params = [np.zeros(2, np.float32) for _ in method.collect(None, 2, at_once=True).empty()[1].specs]  # type: ignore[arg-type]
+    for _ in range(100):
+        before = Checkpoint("r", "c", 0, params, {}, (), ())
+        collector = method.collect(None, 2, at_once=True)  # type: ignore[arg-type]
+        for site, gradient in gradients.items():
+            y, correction = params[0].copy(), params[1] - own[site] if name == "scaffold" else 0
+            for _ in range(5):
+                y -= 0.05 * (gradient(y) + correction)
+            update = [y - params[0]]
+            if name == "scaffold":
+                update += control_changes(update, params[1:], 5, 0.05)
+                own[site] = own[site] + update[1]
+            collector.add(site, update, 1)
+        admitted = [Contribution(site, 0, 1, {}) for site in gradients]
+        _, params = method.advance(collector, admitted, before, 1.0)
+    np.testing.assert_allclose(params[0], rest, rtol=1e-3)
 
 
 def test_auxiliaries_are_in_no_norm_but_finite_and_bounded() -> None:
