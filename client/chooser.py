@@ -46,6 +46,11 @@ class Chooser:
         """Bytes in memory beside the site's data."""
         return self._chosen[2].data.nbytes if self._chosen is not None and self._chosen[2].drawn else 0
 
+    def begin(self) -> None:
+        """A run is prepared: what the policy does not let the site keep any longer is removed; raises MachineError."""
+        if self._policy is not None:
+            self._replay.enforce(self._policy.replay)
+
     def selection(self, request: PrepareRequest, data: Dataset) -> Selection | None:
         """What a run trains on; None for all training examples alike, split as ever.
 

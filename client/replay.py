@@ -3,7 +3,8 @@
 Invariants:
 
 - A site keeps nothing unless its policy says how many examples (``[policy.replay]``). What was kept is removed at the
-  first request after that was taken back. No example leaves the site, and every one lies encrypted (``client.vault``).
+  first request about data after that was taken back; what became too old or too much, when the next run is prepared. No
+  example leaves the site, and every one lies encrypted (``client.vault``).
 - What a run trained on enters after the site's first update in it: so it is old for the next run, never for its own.
 - A run draws its sample once, when it is prepared, and every round uses that, also one that is asked for again.
 - A file that was changed, or whose key is gone, counts as empty; the log says so.
@@ -42,7 +43,7 @@ from fedretrain.errors import DataMismatch
 from .kept import Kept, form, identities, labels_of, packed, sample, together, unpacked
 from .policy import ReplayRules
 from .sampling import Indices
-from .vault import DamagedVault, Vault
+from .vault import Arrays, DamagedVault, Vault
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,27 @@ class Replay:
         self._tidy(rules)
         return len(whole)
 
+    def enforce(self, rules: ReplayRules) -> None:
+        """Remove what the rules do not allow any more: everything, or what is too old or too much.
+
+        Raises:
+            MachineError: The disk does not take it.
+        """
+        if not rules.examples:
+            self.forget()
+            return
+        for path in self._folder.glob("memory-*.vault"):
+            bound = path.stem.partition("-")[2]
+            try:
+                arrays = self._vault.get(path, bound)
+            except DamagedVault as damaged:
+                log.warning("site %s: examples kept for replay are removed: %s", self._site, damaged)
+                path.unlink(missing_ok=True)
+                continue
+            if arrays is not None and (kept := _fewer(arrays, rules, self._clock())) is not None:
+                self._vault.put(path, kept, bound)
+        self._tidy(rules)
+
     def forget(self) -> None:
         """Remove everything that was kept, and the key; raises MachineError."""
         if self._folder.exists():
@@ -153,6 +175,19 @@ class Replay:
             runs, memories = (sorted(self._folder.glob(f"{kind}-*.vault"), key=_age) for kind in ("run", "memory"))
             for file in [*runs[RUNS:], *memories[FORMS:], *(file for file in runs[:RUNS] if -_age(file) < oldest)]:
                 file.unlink()
+
+
+def _fewer(arrays: Arrays, rules: ReplayRules, now: float) -> Arrays | None:
+    """The arrays of a memory with the rows that may stay; None where all may."""
+    about = {"about": arrays["about"]}
+    by_row = {name: array for name, array in arrays.items() if name not in about}
+    count = len(by_row["id"])
+    rows = np.arange(count)
+    if rules.days is not None:
+        rows = rows[by_row.get("time", by_row["entered"]) >= now - rules.days * _DAY_S]
+    size = sum(array.nbytes for array in by_row.values()) // max(1, count)
+    rows = rows[sample(by_row["id"][rows], None, min(rules.examples, rules.max_mb * _MB // max(1, size)))]
+    return None if len(rows) == count else about | {name: array[rows] for name, array in by_row.items()}
 
 
 def _age(file: Path) -> float:

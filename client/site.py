@@ -152,6 +152,7 @@ class Site:
         if fingerprint(request.architecture) != contract.architecture:
             raise DeclinedRequest("model-mismatch", "architecture", "the one the contract names")
         codec_of(request.codec)
+        self._chooser.begin()
         data = self._examples(request, fresh=True)
         self._trainer.prepare(request, self._allow_modules)
         self._store.put_run(request.run, request)

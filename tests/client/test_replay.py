@@ -136,6 +136,26 @@ def test_age_and_size_are_limits(tmp_path: Path, of: Contract) -> None:
     assert len(every) == (1 << 20) // (3 * 4 + 4 + 8 + 32 + 8)
 
 
+def test_a_stricter_policy_counts_for_what_is_there(tmp_path: Path, of: Contract) -> None:
+    """Fewer, younger, none: when the next run is prepared; a damaged memory is removed then."""
+    memory = Replay(tmp_path / "site", "north", lambda: 100 * DAY_S)
+    memory.keep(of, ReplayRules(examples=40), data(), np.arange(40))
+    file = next((tmp_path / "site").glob("memory-*"))
+    before = file.read_bytes()
+    memory.enforce(ReplayRules(examples=40, days=101))
+    assert file.read_bytes() == before
+    memory.enforce(ReplayRules(examples=40, days=70))
+    memory.enforce(ReplayRules(examples=4))
+    found = rows(everything(memory, of))
+    assert len(found) == 4
+    assert min(found) >= 30
+    file.write_bytes(b"nothing of ours")
+    memory.enforce(ReplayRules(examples=4))
+    assert not file.exists()
+    memory.enforce(ReplayRules())
+    assert not (tmp_path / "site").exists()
+
+
 def test_examples_lie_encrypted_and_every_file_is_this_users_alone(tmp_path: Path, of: Contract) -> None:
     """No value of an example is found in any file; key and files 0600, the folder 0700; no two files have a nonce."""
     memory = Replay(tmp_path / "site", "north")
