@@ -7,7 +7,8 @@ Layout (the folder is 0700, private keys 0600)::
     keys/node.pem        P-384, names the site's SuperNode to the server
     keys/node.pub        its public half, OpenSSH text
     keys/signing.pem     Ed25519, signs what the trainer sends
-    store/               base models and prepared runs (``client.store``); nonces of requests seen
+    store/               base models and prepared runs, examples kept for later runs (``client.store``); nonces of
+                         requests seen
     approvals/           one file per job that waits for, or has, a person's yes (``client.approvals``)
     releases/            installed releases and which one is in use (``client.releases``)
     log/record.jsonl     the site's own record (``client.record``)
