@@ -90,6 +90,9 @@ class Progress:
     def _on_site_declined(self, event: Mapping[str, Any]) -> None:
         self.warn(f"{event['site']} does not take part: {words.declined(event)}")
 
+    def _on_sum_refused(self, event: Mapping[str, Any]) -> None:
+        self.warn(f"{event['site']} is not in the sum {event['sum']}: {words.quarantined(event)}")
+
     def _on_round_started(self, _event: Mapping[str, Any]) -> None:
         if not self._in_rounds:
             self._begin_rounds()

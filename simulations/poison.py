@@ -45,7 +45,7 @@ def check_kind(kind: str) -> str:
 
 
 def poisoned(kind: str, reply: RecordDict) -> RecordDict:
-    """The reply with its update spoilt; replies without an update, such as to ``prepare``, stay as they are.
+    """The reply with its update or sum spoilt; replies that have none, such as to ``prepare``, stay as they are.
 
     Args:
         kind: A key of ``KINDS``.
@@ -57,10 +57,11 @@ def poisoned(kind: str, reply: RecordDict) -> RecordDict:
     spoil = KINDS[check_kind(kind)]
     body = json.loads(str(reply.config_records["body"]["json"]))
     arrays = reply.array_records.get("arrays")
-    if body.get("kind") != "train" or not arrays:
+    digest = {"train": "update_digest", "sum": "sum_digest"}.get(body.get("kind"))
+    if digest is None or not arrays:
         return reply
     update = spoil([a.numpy() for a in arrays.values()])
-    body["update_digest"] = weights_digest(update)
+    body[digest] = weights_digest(update)
     records = dict(reply.items())
     records["arrays"] = ArrayRecord({k: Array(a) for k, a in zip(arrays, update, strict=True)})
     records["body"] = ConfigRecord({**reply.config_records["body"], "json": canonical_json(body).decode()})

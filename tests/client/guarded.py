@@ -62,7 +62,6 @@ class Backend:
         examples = len(data) - int(len(data) * order.request.train.validation_fraction)
         return Result([np.ones_like(array) for array in received], examples, dict(self.metrics))
 
-
     def sum(self, order: Order, what: NamedConfig, base: Any, received: Any, data: Dataset) -> Total:
         assert order.round == 0
         self.summed.append(what.name)

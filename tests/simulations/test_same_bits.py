@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from fedretrain.job import Job, MessagesSection, NamedConfig, load_job
+from fedretrain.job import Job, MessagesSection, NamedConfig, UncertaintySection, load_job
 from fedretrain.runfolder import RunFolder
 from fedretrain.simsites import simulated_sites
 from server.run import execute
@@ -145,6 +145,38 @@ def test_what_sites_keep_costs_no_repeatability(job: Job, pool: WorkerPool, tmp_
     with LocalGrid(sites, pool=pool) as grid:
         execute(stateful, grid, folder)
     assert candidate(folder) == expected
+
+
+def test_sums_cost_no_repeatability(job: Job, pool: WorkerPool, tmp_path: Path) -> None:
+    """What objectives need, and how certain the candidate is, come out alike in any order and after an interruption.
+
+    A poisoned site's sum is left out as its updates are.
+    """
+    objectives = [{"name": "ewc", "strength": 0.5}, {"name": "l2sp", "strength": 0.01}]
+    strategy = NamedConfig.model_validate({"name": "fedavg", "objectives": objectives})
+    asking = job.model_copy(update={"strategy": strategy, "uncertainty": UncertaintySection()})
+    expected, whole = run_local(asking, tmp_path / "whole", pool)
+    told = whole["gate"]["uncertainty"]
+    assert told["sites"] == list(SIZES)
+    other, result = run_local(asking, tmp_path / "messages", pool, LastFirst)
+    assert (other, result["gate"]["uncertainty"]) == (expected, told)
+
+    def interrupt(event: dict[str, Any]) -> None:
+        if event["event"] == "reply" and event["round"] == 2:
+            raise KeyboardInterrupt
+
+    folder = RunFolder.create(tmp_path / "interrupted", "r1", asking)
+    sites = Sites(simulated_sites(asking), folder.store)
+    with LocalGrid(sites, pool=pool) as grid, pytest.raises(KeyboardInterrupt):
+        execute(asking, grid, folder, interrupt)
+    with LocalGrid(sites, pool=pool) as grid:
+        assert execute(asking, grid, folder)["gate"]["uncertainty"] == told
+    assert candidate(folder) == expected
+    spoilt, _ = run_local(asking, tmp_path / "spoilt", pool, c="nan")
+    events = list(RunFolder.open(tmp_path / "spoilt" / "runs" / "r1").read_events())
+    refused = [(e["sum"], e["site"], e["code"]) for e in events if e["event"] == "sum-refused"]
+    assert refused == [("fisher", "c", "not-finite"), ("gauss-newton", "c", "not-finite")]
+    assert spoilt != expected
 
 
 def test_flowers_runtime_gives_the_same_bits(job: Job, one_worker: str, tmp_path: Path) -> None:
