@@ -13,7 +13,7 @@ A model whose class has a training step of its own, or whose layers cannot be tr
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -36,12 +36,11 @@ from .initial import InitialState
 from .labelled import untouched
 from .settings import make_losses, make_metrics, make_optimizer
 from .state import State, array_of
+from .supply import Supply
 
 log = logging.getLogger(__name__)
 
 Arrays = list[NDArray[Any]]
-INCUMBENT = "incumbent"
-"""The group of arrays that has the base model's values."""
 
 
 class Learner:
@@ -52,6 +51,10 @@ class Learner:
         objective: What the strategy adds to the loss, fitted to the model.
         allow_modules: Modules of this site whose layer classes may be built.
         compiled: Whether XLA compiles the steps; None where the job alone decides (``compiling.chosen``).
+
+    Attributes:
+        graph: Its steps and evaluations.
+        supply: What the objective is given beside what is received; to be brought before ``start``.
 
     Raises:
         ModelRefused: A layer outside the allow-list, or a model larger than the contract's.
@@ -76,7 +79,7 @@ class Learner:
         self._variables = list(self._model.variables)
         self._trained = self._training()
         training = set(map(id, self._trained))
-        self._positions = [i for i, variable in enumerate(self._variables) if id(variable) in training]
+        positions = [i for i, variable in enumerate(self._variables) if id(variable) in training]
         self._personal = [self._variables[position] for position in self.contract.personal]
         self._first: Arrays = []  # values of the personal variables at a site that has none of its own yet
         self._kept: list[tuple[Any, NDArray[Any]]] = []
@@ -89,9 +92,8 @@ class Learner:
         self._initial = InitialState(self._model.optimizer, self._trained)
         self._teacher = build(request.architecture, allow_modules, largest) if objective.teacher else None
         self.graph = Graph(self._model, self._trained, metrics, objective, request, self._teacher)
-        self._incumbent: list[Any] = []
-        self._others: list[list[Any]] = []
-        self._state = State(self.contract, self._variables, self._initial, self._positions, self.graph.descent.seed)
+        self.supply = Supply(self.contract, self._variables, positions, self.graph.descent.others)
+        self._state = State(self.contract, self._variables, self._initial, positions, self.graph.descent.seed)
         self._start = traced(self._state.begin, list(self._state.signature))
         self._subtract = traced(self._state.minus, [self._state.signature[0]])
         self._at_once = AtOnce(self.graph, self._state)
@@ -119,34 +121,8 @@ class Learner:
         if self._teacher is not None:
             set_weights(self._teacher, base)
             self._teacher.trainable = False  # a tape would record it for nothing
-        if INCUMBENT in self.graph.descent.others:
-            self._incumbent = [tf.identity(tf.convert_to_tensor(variable.value)) for variable in self._trained]
+        self.supply.load()
         self.loaded = True
-
-    @property
-    def asks(self) -> tuple[str, ...]:
-        """Names of the groups of arrays that ``give`` has to bring."""
-        return tuple(group for group in self.graph.descent.others if group != INCUMBENT)
-
-    def give(self, given: Mapping[str, Sequence[Any]]) -> None:
-        """Bring what the objective asks for, for the updates from now on; the base model must be loaded.
-
-        Args:
-            given: By group one tensor per variable with rule ``train``, in position order.
-
-        Raises:
-            DeclinedRequest: ``request-invalid`` where a group is missing, or is not of these variables.
-        """
-        shared = [position for position, spec in enumerate(self.contract.variables) if spec.rule == "train"]
-        shapes = [self.contract.variables[position].shape for position in shared]
-        found: dict[str, list[Any]] = {INCUMBENT: self._incumbent}
-        for group in self.asks:
-            tensors = given.get(group, ())
-            if [tuple(tensor.shape) for tensor in tensors] != shapes or not set(self._positions) <= set(shared):
-                raise DeclinedRequest("request-invalid", group, f"{len(shared)} arrays, as the variables that train")
-            by_position = dict(zip(shared, tensors, strict=True))
-            found[group] = [tf.cast(by_position[p], self._variables[p].dtype) for p in self._positions]
-        self._others = [found[group] for group in self.graph.descent.others]
 
     def untouched(self, names: frozenset[str]) -> tuple[int, ...]:
         """Places among the variables that travel of those that serve these outputs alone."""
@@ -176,7 +152,7 @@ class Learner:
         self._start(list(received), self._state.seeds(seed_of))
         if not self._initial.constant:
             self._initial.reset()
-        self._given = self._state.given(self.graph.descent.groups, received, self._others)
+        self._given = self._state.given(self.graph.descent.groups, received, self.supply.tensors)
 
     def train(self, total: Any, piece: Piece) -> Any:
         """Steps over the examples of a piece; the last batch may be smaller.
@@ -226,7 +202,7 @@ class Learner:
             self._simplify(error)
             return None
         try:
-            total, changes = function(list(received), seeds, self._others, piece.parts, tf.constant(piece.rows))
+            total, changes = function(list(received), seeds, self.supply.tensors, piece.parts, tf.constant(piece.rows))
         except tf.errors.OpError as error:
             self._simplify(error)
             return None

@@ -176,7 +176,7 @@ class Trainer:
         if not learner.loaded:
             learner.load(base())
         learner.take_own(order.personal)
-        learner.give({group: self._given(group, order) for group in learner.asks})
+        learner.supply.give({group: self._given(group, order) for group in learner.supply.asks})
         later = order.later and is_large(received)
         values = received if later else self._received.tensors(received)
         seed_of = partial(_variable_seed, order)
