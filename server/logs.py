@@ -135,6 +135,7 @@ _TOLD: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "monitored": words.reading,
     "target-reached": lambda e: f"{words.when(e['round'])}: {e['metric']} {e['value']:.4g}, {e['target']:g} was asked",
     "gate": lambda e: "passed" if e["passed"] else f"not passed: {'; '.join(e['reasons'])}",
+    "segment-finished": lambda e: f"segment {e['segment']}, {e['run_id']}: {e['outcome']}",
     "released": lambda e: str(e["release"]),
     "rejected": lambda e: "; ".join(e["reasons"]),
     "failed": lambda e: str(e["reason"]),

@@ -61,7 +61,7 @@ def search(job: Job, out: Path, run_trial: Try, say: Callable[[str], None] = lam
 
     def measure(point: Mapping[str, int | float]) -> float:
         number, values = len(trials) + 1, values_of(section, point)
-        say(f"trial {number} of {section.trials}: {told(values)}")
+        say(f"trial {number} of {section.trials}{_so_far(section, trials)}: {told(values)}")
         part = trial_job(job, values)
         record = run_trial(part, RunFolder.create(out, f"trial-{number:03d}", part))
         trials.append({"trial": number, "values": values, **{k: v for k, v in record.items() if k != "format"}})
@@ -143,10 +143,21 @@ def _space(section: SearchSection) -> Record:
     return dump
 
 
-def _record(job: Job, section: SearchSection, trials: Sequence[Record]) -> Record:
+def _so_far(section: SearchSection, trials: Sequence[Record]) -> str:
+    """The best value up to a trial, for who watches."""
+    best = _best(section, trials)
+    return "" if best is None else f" (so far {section.metric} {best[section.metric]:.4g})"
+
+
+def _best(section: SearchSection, trials: Sequence[Record]) -> Record | None:
+    """The trial with the least loss or the greatest accuracy, the first of equals."""
     known = [trial for trial in trials if trial[section.metric] is not None]
     sign = -1.0 if section.metric == "accuracy" else 1.0
-    best = min(known, key=lambda trial: (sign * trial[section.metric], trial["trial"]), default=None)
+    return min(known, key=lambda trial: (sign * trial[section.metric], trial["trial"]), default=None)
+
+
+def _record(job: Job, section: SearchSection, trials: Sequence[Record]) -> Record:
+    best = _best(section, trials)
     return {
         "format": FORMAT,
         "job": job.digest,
