@@ -276,6 +276,13 @@ def test_parquet_files_are_one_table(tmp_path: Path) -> None:
     parquet.write_table(pa.table(table(slice(9000, None))), tmp_path / "b.parquet")
     text = 'format = "parquet"\npath = "*.parquet"\nlabel = "y"'
     same(read(tmp_path, text))
+    for kind, seconds in (("datetime64[ns]", 0.5), ("datetime64[D]", 0)):
+        moments = np.array(["1970-01-01T00:00:00.5"] * 3, kind)
+        parquet.write_table(pa.table({**table(slice(0, 3)), "seen": moments}), tmp_path / "c.parquet")
+        dated = read(tmp_path, text.replace("*", "c") + '\ntimestamp = "seen"')
+        assert dated.time is not None
+        assert dated.time.tolist() == [seconds] * 3
+    (tmp_path / "c.parquet").unlink()
     for bad, code, where in (
         ({"age": [1.0, None, 3.0]}, "data-not-finite", "age"),
         ({"age": ["a", "b", "c"]}, "data-dtype", "age"),
@@ -377,8 +384,10 @@ name = { dtype = "bytes" }
         self.record(tmp_path / "a.tfrecord")
         self.record(tmp_path / "b.tfrecord", rows=1500)
         text = self.TEXT.replace("INPUT", "numbers").replace("LABEL", "label")
-        data = read(tmp_path, text)
+        data = read(tmp_path, text.replace("[data.f", 'timestamp = "label"\n[data.f'))
         assert data.x["x"].shape == (1503, 3)
+        assert data.time is not None
+        assert data.time.tolist() == data.y["y"].tolist()
         assert data.y["y"][:4].tolist() == [0, 1, 0, 0]
         (tmp_path / "b.tfrecord").unlink()
         data = read(tmp_path, self.TEXT.replace("INPUT", "pixels").replace("LABEL", "name"), pictures(2, 2, 1))
