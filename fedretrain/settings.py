@@ -1,7 +1,7 @@
 """What a site trains with, complete: the job's optimizer, loss and metrics, or the model's own where the job is silent.
 
 Training goes on from a model that is in use, so the learning rate is a tenth of the model's own unless the job says
-otherwise: https://keras.io/guides/transfer_learning (fine-tuning).
+otherwise: https://keras.io/guides/transfer_learning (fine-tuning). From fresh weights (mode "full") it is the model's.
 """
 
 import difflib
@@ -27,8 +27,8 @@ def resolve_train(train: TrainSection, compile_config: Mapping[str, Any] | None)
     """Fill in optimizer, loss and metrics.
 
     Names become Keras' own lower-case ones. A job's optimizer without a learning rate gets a tenth of the model's where
-    both use the same optimizer, else a tenth of Keras' default; a model's learning rate schedule counts with its
-    initial rate, because a schedule would start again in every round.
+    both use the same optimizer, else a tenth of Keras' default, and all of it in the mode "full"; a model's learning
+    rate schedule counts with its initial rate, because a schedule would start again in every round.
 
     Args:
         train: The job's section.
@@ -41,7 +41,7 @@ def resolve_train(train: TrainSection, compile_config: Mapping[str, Any] | None)
     own = compile_config or {}
     loss = _losses(train.loss) if train.loss is not None else _own_losses(own.get("loss"))
     metrics = _metrics(train.metrics) if train.metrics is not None else _own_metrics(own.get("metrics"), loss)
-    optimizer = _optimizer(train.optimizer, own.get("optimizer"))
+    optimizer = _optimizer(train.optimizer, own.get("optimizer"), 1 if train.mode == "full" else 10)
     return train.model_copy(update={"optimizer": optimizer, "loss": loss, "metrics": metrics})
 
 
@@ -56,7 +56,7 @@ def make_loss(loss: Loss, **more: Any) -> Any:
     return _check_settings(_loss_classes()[name], config.settings | more, "train.loss")
 
 
-def _optimizer(wanted: NamedConfig | None, own: Any) -> NamedConfig:
+def _optimizer(wanted: NamedConfig | None, own: Any, divisor: int) -> NamedConfig:
     own_name, own_settings = _own_optimizer(own)
     if wanted is None:
         if not own_name:
@@ -67,7 +67,9 @@ def _optimizer(wanted: NamedConfig | None, own: Any) -> NamedConfig:
     settings = wanted.settings
     if settings.get("learning_rate") is None:
         default = inspect.signature(known[name]).parameters["learning_rate"].default
-        settings["learning_rate"] = _tenth(own_settings["learning_rate"] if name == own_name else default, default)
+        settings["learning_rate"] = _part(
+            own_settings["learning_rate"] if name == own_name else default, default, divisor
+        )
     for key, value in settings.items():
         if isinstance(value, str):
             raise ConfigurationError(f"train.optimizer.{key}: expected a number, got '{value}'")
@@ -88,12 +90,12 @@ def _own_optimizer(config: Any) -> tuple[str, dict[str, Any]]:
     return name, {**_changed(_optimizers()[name], config["config"]), "learning_rate": rate}
 
 
-def _tenth(rate: Any, default: float) -> float:
-    """A tenth of a learning rate, which may be a serialized schedule; rounded to what float32 tells apart."""
+def _part(rate: Any, default: float, divisor: int) -> float:
+    """A part of a learning rate, which may be a serialized schedule; rounded to what float32 tells apart."""
     if isinstance(rate, Mapping):
         rate = rate.get("config", {}).get("initial_learning_rate")
     rate = rate if isinstance(rate, int | float) else default
-    return float(np.format_float_positional(np.float32(float(str(np.float32(rate))) / 10)))
+    return float(np.format_float_positional(np.float32(float(str(np.float32(rate))) / divisor)))
 
 
 def _with_schedule(settings: dict[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,9 @@ under ``at``. Names of sites are sorted::
     quarantined         round, site, code, detail
     round-finished      round, sites [name], admitted [reply], quarantined [{site, code, detail}], metrics, seconds,
                         bytes_base, bytes_down, bytes_up, requests, replies
-    monitored           round, loss, metrics {name: number}, seconds; of the global model after that round (0: the model
-                        in use) on the job's [monitor] data. It comes while a later round goes on, and before that one
-                        counts; ``loss`` is null where the job's loss has no finite value there
+    monitored           round, loss, metrics {name: number}, seconds; of the global model after that round (0: what the
+                        run starts from) on the job's [monitor] data. It comes while a later round goes on, and before
+                        that one counts; ``loss`` is null where the job's loss has no finite value there
     target-reached      round, metric, value, target: the run goes on with the model after that round to the gate; again
                         at each resume
     round-abandoned     round, reason

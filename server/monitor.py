@@ -40,7 +40,7 @@ class Monitor:
         """Begin to measure the model after round ``number``; whether it is known to have reached the target.
 
         Args:
-            number: 0 for the model in use. One that was measured, or is not due, is not measured.
+            number: 0 for what the run starts from. One that was measured, or is not due, is not measured.
             params: Values of ``contract.changing``; nobody may change them before ``settle`` has returned.
         """
         return False
@@ -130,7 +130,7 @@ class Watching(Monitor):
         return self._yardstick.read(params, stopped=self._stopped.is_set), time.monotonic() - start
 
     def _reached(self, number: int) -> bool:
-        """Whether a round's reading is enough, and say so; the model in use never is: nothing would be trained."""
+        """Whether a round's reading is enough, and say so; that of round 0 never is: nothing would be trained."""
         entry, metric, target = self._read[number], self._yardstick.metric, self._section.stop_at
         value = entry["loss"] if metric == "loss" else entry["metrics"].get(metric)
         enough = number > self._begun and value is not None and self._section.reached(metric, value)

@@ -54,6 +54,15 @@ def test_the_learning_rate_is_a_tenth_unless_the_job_gives_one(optimizer: Any, r
     assert found.name == found.name.lower()
 
 
+def test_from_fresh_weights_the_learning_rate_is_the_models_own() -> None:
+    """A tenth is for a model that is good already; Keras' default counts whole for another optimizer too."""
+    own = compiled(keras.optimizers.SGD(0.05), "mse")
+    for optimizer, rate in ((None, 0.05), (NamedConfig(name="adam"), 0.001)):
+        found = resolve_train(TrainSection(mode="full", optimizer=optimizer), own).optimizer
+        assert found is not None
+        assert found.settings["learning_rate"] == rate
+
+
 def test_a_schedule_counts_with_its_initial_rate() -> None:
     """Each round would start it again; one that the job itself gives is taken as it is."""
     schedule = keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.9)
