@@ -49,7 +49,13 @@ class NumberSite:
             has_base=True,
         )
 
-    def update(self, request: PrepareRequest, number: int, received: Arrays) -> Result | Declined:
+    def update(
+        self,
+        request: PrepareRequest,
+        number: int,
+        received: Arrays,
+        companions: dict[str, str],  # noqa: ARG002 - the signature of a site
+    ) -> Result | Declined:
         site = self.numbers
         if TRAIN in site.declines:
             code, where, expected = site.declines[TRAIN]
