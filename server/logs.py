@@ -133,6 +133,8 @@ _TOLD: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "checkpoint": lambda e: f"round {e['round']}",
     "checkpoint-corrupt": lambda e: f"{e['file']}; going on after round {e['used']}",
     "monitored": words.reading,
+    "sum": lambda e: f"{e['sum']}: {e['examples']} examples of {', '.join(e['sites'])}",
+    "sum-refused": lambda e: f"{e['sum']}: {e['site']}: {words.quarantined(e)} ({e['detail']})",
     "target-reached": lambda e: f"{words.when(e['round'])}: {e['metric']} {e['value']:.4g}, {e['target']:g} was asked",
     "gate": lambda e: "passed" if e["passed"] else f"not passed: {'; '.join(e['reasons'])}",
     "segment-finished": lambda e: f"segment {e['segment']}, {e['run_id']}: {e['outcome']}",

@@ -26,7 +26,7 @@ trials = 2
 
 @pytest.mark.slow
 def test_two_trials_at_simulated_sites(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The better rate is named, the model's optimizer stays, nothing is released, and a second start trains nothing."""
     path = make_job(tmp_path / "job", more=SEARCH)
@@ -44,7 +44,7 @@ def test_two_trials_at_simulated_sites(
     monkeypatch.setattr("server.search._tune", points)
     command = ["server", "search", str(path), "--out", str(tmp_path / "s"), "--workers", "1", "--json"]
     assert cli.run(command) == 0
-    said = capsys.readouterr()
+    said = capfd.readouterr()
     found = json.loads(said.out)
     assert found["best"] == 2
     assert found["trials"][1]["loss"] < found["trials"][0]["loss"]
@@ -55,4 +55,4 @@ def test_two_trials_at_simulated_sites(
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["logs", "runs", "search.json", "store"]
     monkeypatch.setattr("server.trial._measured", lambda *_: pytest.fail("made again"))
     assert cli.run(command[:-1]) == 0
-    assert "best by loss" in capsys.readouterr().out
+    assert "best by loss" in capfd.readouterr().out
