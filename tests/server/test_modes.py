@@ -1,6 +1,7 @@
 """What a run starts from and ends with, by its mode; model, gate and registry are real."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,43 @@ def test_labels_that_move_are_told_by_name(folder: Path, tmp_path: Path) -> None
     assert result["outcome"] == "released", result["gate"]["reasons"]
     record = incumbent(tmp_path / "out").lineage["mode"]["labels"]
     assert (record["merged"], record["removed"]) == ({"side": ["left", "right"]}, [])
+
+
+SMALL = """import keras
+def make(width=2):
+    layers = keras.layers
+    return keras.Sequential([
+        layers.Input((4,), name="x"),
+        layers.Dense(4, use_bias=False, name="frozen"),
+        layers.Dense(width, use_bias=False, activation="softmax", name="head"),
+    ], name="small")
+def wider():
+    return make(3)
+"""
+COMPILED = {
+    "[participation]": 'loss = "sparse_categorical_crossentropy"\noptimizer = { name = "sgd" }\n[participation]'
+}
+
+
+@pytest.mark.parametrize(("mode", "tables"), [("full", ""), ("extend", EXTEND), ("transfer", HEAD)])
+def test_every_mode_starts_from_weights_without_an_architecture(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, tables: str
+) -> None:
+    """The operator's function makes the model; weights of another name the first variable that differs, in any mode."""
+    import keras
+
+    (tmp_path / "small_models.py").write_text(SMALL)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "small_models", raising=False)
+    in_use = keras.saving.load_model(folder / "base.keras")
+    in_use.save_weights(tmp_path / "small.weights.h5")
+    in_use.export(tmp_path / "exported", verbose=False)
+    new = "new.npz" if mode == "full" else "three.npz"
+    for path in ("small.weights.h5", "exported"):
+        files = {'path = "base.keras"': f'path = "{tmp_path / path}"\narchitecture = "small_models:make"', **COMPILED}
+        plan = make_plan(job(folder, mode, tables, new, **files), "r")
+        for array, variable in zip(plan.incumbent.weights, in_use.weights, strict=True):
+            assert array.tobytes() == variable.numpy().tobytes()
+        files['path = "base.keras"'] = files['path = "base.keras"'].replace(":make", ":wider")
+        with pytest.raises(ConfigurationError, match=r"'head/kernel': expected .*\[4, 3\] as in .*, got .*\[4, 2\]"):
+            make_plan(job(folder, mode, tables, new, **files), "r")
