@@ -6,9 +6,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from client.approvals import _words
+from client.keeping import kept_here
 from client.memory import ROUNDS, Memory
-from fedretrain.contract import VariableSpec
+from fedretrain.contract import Contract, VariableSpec
+from fedretrain.job import NamedConfig, TrainSection
+from fedretrain.messages import PrepareRequest
 
 SPECS = (
     VariableSpec(shape=(2, 3), dtype="float32", rule="train"),
@@ -72,3 +77,20 @@ def test_runs_that_have_not_gone_on_for_a_month_are_removed(tmp_path: Path) -> N
     os.utime(folder, (past, past))
     new.write("control", 1, arrays(2.0))
     assert (found(old, 2), found(new, 2)) == (None, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [("fedavg", ""), ("scaffold", "control variates"), ("ditto", "a model of this site's own"), ("fedper", "1 of its")],
+)
+def test_who_approves_a_job_is_told_what_it_keeps_here(strategy: str, said: str) -> None:
+    """In words; what stays says something about the site's data."""
+    specs = (SPECS[0], VariableSpec(shape=(2,), dtype="float32", rule="personal" if strategy == "fedper" else "train"))
+    contract = Contract(inputs=(), outputs=(), preprocessing=None, architecture="a", base="b", variables=specs)
+    request = PrepareRequest(
+        run="run", contract=contract, architecture="{}", train=TrainSection(), strategy=NamedConfig(name=strategy)
+    )
+    words = kept_here(request)
+    assert said in words
+    assert bool(words) == bool(said)
+    assert any(f"keeps {words} here" in line for line in _words(request)) == bool(said)
