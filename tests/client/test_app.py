@@ -9,8 +9,10 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedretrain.job import Job
-from fedretrain.messages import BASE, PREPARE, TRAIN, pack
+from fedretrain.contract import keys
+from fedretrain.digest import weights_digest
+from fedretrain.job import Job, NamedConfig
+from fedretrain.messages import BASE, COMPANION, PREPARE, SUM, TRAIN, CompanionRequest, SumRequest, pack
 from fedretrain.runfolder import RunFolder
 
 from .parts import Case, body, raw
@@ -53,6 +55,21 @@ def test_a_partition_is_a_site_by_the_order_of_names(of: Case, tmp_path: Path) -
     reply = ask(run, 1, TRAIN, of.train_message())
     assert reply.metadata.message_type == TRAIN
     assert (body(reply.content)["kind"], body(reply.content)["site"]) == ("train", "b")
+
+
+def test_sums_and_companions_are_asked_of_a_site_too(of: Case, tmp_path: Path) -> None:
+    """Flower's runtime takes our message types for them, and the app answers as the site does."""
+    run = str(folder(of, tmp_path).root)
+    ask(run, 1, PREPARE, pack(of.request))
+    ask(run, 1, BASE, of.base_message())
+    named = dict(zip(keys(of.contract.changing), of.received, strict=True))
+    digest = weights_digest(of.received)
+    about = {"run": of.request.run, "contract": of.contract.digest, "globals_digest": digest}
+    wanted = SumRequest.model_validate({**about, "sum": NamedConfig(name="evaluation")})
+    answer = ask(run, 1, SUM, pack(wanted, named)).content
+    assert (body(answer)["sum"], answer.metric_records["metrics"]["num-examples"]) == ("evaluation", 6)
+    brought = ask(run, 1, COMPANION, pack(CompanionRequest(run=of.request.run, companion=digest), named))
+    assert body(brought.content)["companion"] == digest
 
 
 def test_one_trainer_and_one_store_serve_all_sites(of: Case, tmp_path: Path) -> None:
