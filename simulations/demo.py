@@ -134,8 +134,14 @@ def ensure_demo(folder: Path, recipe: Recipe, say: Callable[[str], None]) -> Pat
     return folder / "job.toml"
 
 
-def train_base(part: Part, seed: int) -> Any:
-    """The model that is in use when the demo begins: a ``keras.Model`` trained on scanned digits, compiled."""
+def train_base(part: Part, seed: int, classes: int = 10) -> Any:
+    """The model that is in use when the demo begins: a ``keras.Model`` trained on scanned digits, compiled.
+
+    Args:
+        part: What it is trained on.
+        seed: Of its initial weights and the order of the pictures.
+        classes: It knows the digits below.
+    """
     from client.trainer import configure_process
 
     configure_process()
@@ -151,7 +157,7 @@ def train_base(part: Part, seed: int) -> Any:
             layers.append(keras.layers.MaxPooling2D(name=f"conv{i}_pool"))
     layers.append(keras.layers.Flatten(name="flatten"))
     layers.append(keras.layers.Dense(64, activation="relu", name="hidden"))
-    layers.append(keras.layers.Dense(10, activation="softmax", name="digit"))
+    layers.append(keras.layers.Dense(classes, activation="softmax", name="digit"))
     model = keras.Sequential(layers, name="digits")
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(part.x, part.y, batch_size=32, epochs=_EPOCHS, verbose=0)

@@ -64,7 +64,7 @@ def make_digits(seed: int, sites: int, permuted: str | None = None) -> Digits:
         ConfigurationError: An impossible number of sites, or scikit-learn is not installed.
     """
     names = site_names(sites)
-    images, labels = _load()
+    images, labels = load_images()
     order = _rng(seed, "parts").permutation(IMAGES)
     base, old, new, private = np.split(order, np.cumsum([BASE, OLD, NEW]))
     strengths = dict(zip(names, np.linspace(*STRENGTHS, sites), strict=True))
@@ -113,7 +113,7 @@ def exchanged(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     return found
 
 
-def _load() -> tuple[Floats, NDArray[Any]]:
+def load_images() -> tuple[Floats, NDArray[Any]]:
     """Images float32 [1797, 8, 8] from 0 to 1, and labels."""
     try:
         from sklearn.datasets import load_digits
