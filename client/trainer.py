@@ -246,8 +246,8 @@ class Trainer:
     def _warm(self, request: PrepareRequest, allow_modules: tuple[str, ...], round_: int = 1) -> "Learner":
         """The model of this request in a round: the one in memory where it is the same, else a freshly built one."""
         stage = stage_of(request.train, round_)
-        known = self._request is not None and request is self._request[0]
-        if self._learner is not None and known and (allow_modules, stage) == self._request[1:]:
+        last = self._request
+        if last is not None and request is last[0] and last[1:] == (allow_modules, stage) and self._learner is not None:
             return self._learner
         mine = staged(request, stage)
         wanted = json_digest([mine.model_dump(mode="json", exclude={"run"}), list(allow_modules)])
