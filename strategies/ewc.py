@@ -5,10 +5,14 @@ sites before the first round (``client.sums.fisher``) and combined on the server
 
     L(θ) + (λ/2) Σ_i F_i (θ_i - θ*_i)²
 
-The sum runs over the variables that train, λ is ``strength``. F is a mean over examples, as L is, so that λ = 1 weighs
-the old data as much as the new. Against the paper: F comes of many sites, each of which draws one label per example
-from the model's own answers; there is one old task, the model in use, whatever it was trained on before; examples that
-the job calls new (``train.since``) take no part in F, but where times are not known all do.
+The sum runs over the variables that train, λ is ``strength``. F is a mean over examples, as L is: λ = 1 would weigh old
+examples as much as new ones if the old loss were the parabola that F describes. Far from θ* it is steeper, and λ of
+hundreds to thousands is what keeps old behaviour. Plain gradient steps with rate η diverge where η λ F reaches 2, which
+the run says before its first round; optimizers such as Adam bear more.
+
+Against the paper: F comes of many sites, each of which draws one label per example from the model's own answers; there
+is one old task, the model in use, whatever it was trained on before; examples that the job calls new (``train.since``)
+take no part in F, but where times are not known all do.
 
 J. Kirkpatrick, R. Pascanu, N. Rabinowitz, J. Veness, G. Desjardins, A. A. Rusu, K. Milan, J. Quan, T. Ramalho,
 A. Grabska-Barwinska, D. Hassabis, C. Clopath, D. Kumaran, R. Hadsell: Overcoming catastrophic forgetting in neural
@@ -59,7 +63,7 @@ class EWC(ObjectiveSettings):
 
     name: ClassVar[str] = "ewc"
     companions: ClassVar[tuple[str, ...]] = ("fisher",)
-    strength: float = Field(1.0, ge=0, description="λ, weight of the penalty; 1 weighs old examples as much as new")
+    strength: float = Field(100.0, ge=0, description="λ, weight of the penalty; hundreds to thousands are usual")
     examples: int = Field(1000, ge=1, description="examples a site uses for its estimate, at most")
     labels: str = Field("model", pattern="^(model|data)$", description="whose labels: model (drawn) or data")
 
