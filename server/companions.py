@@ -62,7 +62,7 @@ class Companions:
     def __init__(self, line: Line, folder: Path, in_use: InUse = dict) -> None:
         self._line = line
         self._folder = folder
-        self._in_use = in_use
+        self.in_use = in_use
         self._wanted = companions_of(line.plan.job)
         self._made: dict[str, Made] = {}
         self._held: dict[str, int] = {}  # nodes that have them all, by name
@@ -145,7 +145,7 @@ class Companions:
             _check_any(arrays, objective)
         else:
             specs = companion_specs(self._line.plan.contract)
-            known = prior.kept(self._in_use(), specs, objective.prior_precision)
+            known = prior.kept(self.in_use(), specs, objective.prior_precision)
             if known is None:
                 found = self._sum(objective.sum("old"), sites)
                 known = prior.begun(list(found.arrays.values()), found.examples, objective.prior_precision)

@@ -3,6 +3,8 @@
 Invariants: nothing here decides about a release; no holdout has any part in the posterior; the same run has the same
 posterior however often it is resumed, once it stands in the run's folder.
 
+Where a mode trains on new examples alone, the curvature that older ones gave the release in use is added.
+
 ``uncertainty.safetensors`` has, of ``strategies.laplace``, "last.curvature", the upper triangle of G/σ² row by row,
 float32 [p (p + 1) / 2], and in float64 "last.values" [p] (θ*), "last.prior" [] (λ), "last.noise" [] (σ²) and
 "last.examples" [] (N).
@@ -39,6 +41,7 @@ from .wanted import companions_of
 
 Array = NDArray[Any]
 _BATCH = 256
+_ONLY_NEW = ("incremental", "replay")  # modes in which the sites' sum is over new examples alone
 _EXPECTED = {"multiclass": "softmax", "onehot": "softmax", "binary": "sigmoid", "multilabel": "sigmoid"}
 
 
@@ -131,11 +134,14 @@ def find_out(plan: Plan, candidate: Candidate, rounds: Rounds) -> Certainty:
     noise = max(float(error), 1e-12) if plan.contract.outputs[0].kind == "regression" else 1.0
     section = plan.job.uncertainty or UncertaintySection()
     values, outputs = _values(layer, weights)
-    made = posterior(unpacked(triangle) * found.examples, values, outputs, noise=noise, prior=section.prior_precision)
+    carried, before = _carried(plan, rounds, triangle)
+    whole = triangle * (found.examples / noise) + carried
+    made = posterior(unpacked(whole), values, outputs, noise=noise, prior=section.prior_precision)
     report = {
         "method": section.method,
         "parameters": len(values),
         "examples": found.examples,
+        "carried": before,
         "sites": list(found.sites),
         "prior_precision": made.prior,
         "noise": noise,
@@ -143,13 +149,23 @@ def find_out(plan: Plan, candidate: Candidate, rounds: Rounds) -> Certainty:
         "holdouts": measured(plan, candidate.model, made),
     }
     tensors = {
-        "last.curvature": (triangle * (found.examples / noise)).astype(np.float32),
+        "last.curvature": whole.astype(np.float32),
         "last.values": values,
         "last.prior": np.asarray(made.prior),
         "last.noise": np.asarray(noise),
-        "last.examples": np.asarray(float(found.examples)),
+        "last.examples": np.asarray(float(found.examples + before)),
     }
     return Certainty(report, tensors)
+
+
+def _carried(plan: Plan, rounds: Rounds, like: Array) -> tuple[Array, int]:
+    """The curvature that the release in use has of older examples, and of how many; nothing where the sum has them."""
+    if plan.job.train.mode in _ONLY_NEW:
+        known = rounds.companions.in_use()
+        found, examples = known.get("last.curvature"), known.get("last.examples")
+        if found is not None and examples is not None and found.shape == like.shape:
+            return found.astype(np.float64), round(float(examples))
+    return np.zeros(like.shape), 0
 
 
 def measured(plan: Plan, model: BaseModel, made: LastLayerPosterior) -> list[dict[str, Any]]:

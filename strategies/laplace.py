@@ -71,13 +71,13 @@ def posterior(
     """The posterior from the sum of Gauss-Newton blocks.
 
     Args:
-        curvature: G, float64 [p, p], symmetric.
+        curvature: G/σ², float64 [p, p], symmetric.
         values: θ*, [p].
         outputs: How many outputs the layer has.
         noise: σ², above 0; 1 for labels.
         prior: λ; None for the one among ``PRIORS`` with the largest evidence.
     """
-    eigenvalues, vectors = np.linalg.eigh(np.asarray(curvature, np.float64) / noise)
+    eigenvalues, vectors = np.linalg.eigh(np.asarray(curvature, np.float64))
     eigenvalues = np.maximum(eigenvalues, 0.0)
     chosen = prior if prior is not None else best_prior(eigenvalues, values)
     return LastLayerPosterior(vectors, eigenvalues, float(chosen), float(noise), outputs)

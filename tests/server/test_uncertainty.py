@@ -125,3 +125,16 @@ def test_the_posterior_of_one_retraining_is_the_prior_of_the_next(make: Callable
     np.testing.assert_allclose(companion["00001"], 68 / 33, rtol=1e-6)
     assert [what.settings["of"] for what in second[0].summed] == ["trained"]
     np.testing.assert_allclose(kept(tmp_path)["diagonal.00001"], 101, rtol=1e-6)
+
+
+def test_what_older_examples_told_is_added_where_only_new_ones_are_trained_on(tmp_path: Path) -> None:
+    """In the mode "incremental" the sum is over new examples, and the release in use knows of the others."""
+    job = make_job(tmp_path / "job", more=LAPLACE)
+    run(job, tmp_path, sites())
+    incumbent = Registry.open(tmp_path).incumbent()
+    assert incumbent is not None
+    text = job.read_text().replace('path = "base.keras"', f'path = "{incumbent.folder / "model.keras"}"')
+    job.write_text(text.replace('must = "improve"', "").replace("[train]", '[train]\nmode = "incremental"'))
+    told = run(job, tmp_path, sites(), "r2")["gate"]["uncertainty"]
+    assert (told["examples"], told["carried"]) == (33, 33)
+    np.testing.assert_array_equal(unpacked(kept(tmp_path)["last.curvature"]), 66 * np.ones((8, 8)))

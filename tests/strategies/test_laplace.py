@@ -12,7 +12,7 @@ def test_the_variance_of_a_line_is_that_of_bayesian_linear_regression() -> None:
     """Σ = (XᵀX/σ² + λI)⁻¹ and V = φᵀΣφ, for one output."""
     rng = np.random.default_rng(0)
     phi = rng.normal(size=(50, 3))
-    made = posterior(phi.T @ phi, np.ones(3), 1, noise=0.25, prior=2.0)
+    made = posterior(phi.T @ phi / 0.25, np.ones(3), 1, noise=0.25, prior=2.0)
     sigma = np.linalg.inv(phi.T @ phi / 0.25 + 2.0 * np.eye(3))
     new = rng.normal(size=(4, 3))
     np.testing.assert_allclose(made.variance(new)[:, 0, 0], np.einsum("ni,ij,nj->n", new, sigma, new), rtol=1e-10)
