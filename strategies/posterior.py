@@ -15,8 +15,8 @@ it is kept with the release for the next retraining::
 The first retraining has no Λ yet; it starts from ``prior_precision`` + N₀ F(θ*) on the sites' N₀ old examples, as in
 elastic weight consolidation (``strategies.ewc``). Against the papers: the precision is diagonal, not of Kronecker
 factors; F comes of labels drawn from the model's own answers at the sites; a variable for which nothing was kept,
-because it was frozen then, starts from ``prior_precision``. It is meant for modes that train on new examples alone, such
-as "incremental": where a run trains on examples that made the prior already, these count again.
+because it was frozen then, starts from ``prior_precision``. It is meant for modes that train on new examples alone,
+such as "incremental": where a run trains on examples that made the prior already, these count again.
 
 H. Ritter, A. Botev, D. Barber: Online Structured Laplace Approximations For Overcoming Catastrophic Forgetting. NeurIPS
 2018, https://arxiv.org/abs/1805.07810

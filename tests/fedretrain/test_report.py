@@ -241,3 +241,16 @@ def test_progress_on_a_terminal_leaves_what_is_done() -> None:
     text = watched(force_terminal=True, color_system=None)
     for step in ("opening the model", "training at the sites", "signing the release"):
         assert re.search(rf"✓ {step}  \d", text)
+
+
+def test_certainty_is_told_as_it_is_and_with_the_posterior() -> None:
+    """Only what was measured has a column; where the sites made no sum, that stands there instead."""
+    scores = {"ece": 0.1, "nll": 0.5, "coverage": 0.99, "set_size": 1.5}
+    found = {"parameters": 650, "examples": 359, "sites": ["a", "b"], "prior_precision": 5.0}
+    found["holdouts"] = [{"name": "old", "n": 450, "before": scores, "after": {**scores, "ece": 0.05}}]
+    text = shown(changed(gate={**RESULT["gate"], "uncertainty": found}))
+    assert re.search(r"old +450 +0\.100 0\.050 +0\.500 0\.500 +0\.990 0\.990 +1\.500 1\.500", text)
+    assert "650 values of the last layer, 359 examples at 2 sites" in text
+    assert "width" not in text
+    missing = {"method": "laplace", "missing": "sum gauss-newton: too few"}
+    assert "sum gauss-newton: too few" in shown(changed(gate={**RESULT["gate"], "uncertainty": missing}))
