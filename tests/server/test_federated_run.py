@@ -96,6 +96,30 @@ def test_a_delivery_that_fails_changes_nothing_about_the_run(
     assert "could not be brought to all sites: installed.json" in events[-1]["text"]
 
 
+def test_an_online_job_is_stopped_between_segments_and_goes_on(job: Path, tmp_path: Path) -> None:
+    """Every segment is sealed under its own run and brought to the sites; commands know of one run alone."""
+    path = job.with_name("online.toml")
+    text = job.read_text().replace("rounds = 2", 'mode = "online"').replace('must = "improve"', "margin = 0.05")
+    path.write_text(text + "[online]\ngate_every = 1\nsegments = 2\nstep_norm = 0.2\n")
+    world = World(tmp_path, path)
+    run = world.run
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "segment-finished":
+            operations.stop(run)
+
+    with pytest.raises(RunStopped, match="between two segments; to go on: fedretrain server resume r1"):
+        world.start(on_event=stop)
+    first = installed(world.federation)["a"].used
+    assert [row["run_id"] for row in operations.runs(world.federation)] == ["r1"]
+    operations.resume(run)
+    result = world.start()
+    assert [segment["outcome"] for segment in result["segments"]] == ["released", "released"]
+    assert result["segments"][0]["release"] == first
+    assert {entry.used for entry in installed(world.federation).values()} == {result["release"]}
+    assert operations.run(world.federation, run)["completed"] == 2
+
+
 def test_a_run_that_is_stopped_while_it_is_judged_releases_nothing(job: Path, tmp_path: Path) -> None:
     """Whether or not anybody ended its process in time; asked to go on, it releases what was judged."""
     world = World(tmp_path, job)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fedretrain.digest import weights_digest
-from fedretrain.errors import ConfigurationError, MachineError, RunStopped
+from fedretrain.errors import ConfigurationError, MachineError
 from fedretrain.job import Job, load_job
 from fedretrain.runfolder import RunFolder
 from fedretrain.standing import Standing
@@ -138,27 +138,6 @@ def test_a_start_that_broke_off_is_gone_on_with_to_the_same_bits(
     events = list(RunFolder.open(tmp_path / "broken" / "runs" / "r1").read_events())
     assert [e["segment"] for e in events if e["event"] == "segment-finished"] == [1, 2]
     assert execute(load_job(job), ScriptedGrid([]), RunFolder.open(tmp_path / "broken" / "runs" / "r1")) == result
-
-
-def test_a_federations_operator_stops_it_between_segments(
-    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the first segment released stays; asked for again, the job goes on with the second."""
-    asked: list[str] = []
-
-    def wish(folder: RunFolder, *_: Any) -> None:
-        asked.append(folder.run_id)
-        if len(asked) == 3:  # before the first segment, its release, before the second
-            raise RunStopped("stopped")
-
-    monkeypatch.setattr("server.run._check_wish", wish)
-    with pytest.raises(RunStopped):
-        start(job, tmp_path)
-    assert asked == ["r1", "r1", "r1"]
-    assert "r1.1" in _releases(tmp_path)
-    assert not (tmp_path / "runs" / "r1" / "result.json").exists()
-    result = start(job, tmp_path)
-    assert [segment["outcome"] for segment in result["segments"]] == ["released", "released"]
 
 
 def test_a_monitors_target_ends_the_job(job: Path, tmp_path: Path) -> None:
