@@ -150,9 +150,9 @@ def _show_gate(console: Console, gate: Record) -> None:
 
 
 _FITS = {
-    "ece": "calibration error",
+    "ece": "calibr. error",
     "nll": "-log chance",
-    "coverage": "in its 95 %",
+    "coverage": "in the 95 %",
     "set_size": "labels in it",
     "width": "width of it",
 }
@@ -165,13 +165,13 @@ def _show_certainty(console: Console, found: Record | None) -> None:
     if "missing" in found:
         console.print(f"[yellow]! how certain the candidate is could not be found out: {escape(found['missing'])}[/]")
         return
-    table = _table("How certain the candidate is: as it is, and with its posterior")
+    table = _table("How certain the candidate is: as it is → with its posterior")
     measures = [name for name in _FITS if any(name in holdout["before"] for holdout in found["holdouts"])]
     for name in ("holdout", "n", *(_FITS[name] for name in measures)):
         table.add_column(name, justify="left" if name == "holdout" else "right")
     for holdout in found["holdouts"]:
         before, after = holdout["before"], holdout["after"]
-        cells = [f"{before[name]:.3f} {after[name]:.3f}" if name in before else _NONE for name in measures]
+        cells = [f"{before[name]:.3f} → {after[name]:.3f}" if name in before else _NONE for name in measures]
         table.add_row(escape(holdout["name"]), str(holdout["n"]), *cells)
     console.print(table)
     about = (

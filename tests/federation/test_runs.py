@@ -34,8 +34,8 @@ def test_two_runs_at_once_do_not_mix(stand: Stand) -> None:
 def test_what_objectives_need_goes_signed_through_the_whole_federation(stand: Stand) -> None:
     """Sums at the sites, companions brought back, certainty found out at the end; every site has both on record."""
     more = 'objectives = [{ name = "ewc", strength = 0.5, labels = "data" }]\n[uncertainty]'
-    run = stand.retrain(2, deadline_s=120, more=more)
-    result = check_whole(stand, run, 2)
+    run = stand.retrain(1, deadline_s=120, more=more)
+    result = check_whole(stand, run, 1)
     sums = [event for event in run.read_events() if event["event"] == "sum"]
     assert [(event["sum"], event["sites"]) for event in sums] == [
         (name, list(SITES)) for name in ("fisher", "gauss-newton")

@@ -249,8 +249,9 @@ def test_certainty_is_told_as_it_is_and_with_the_posterior() -> None:
     found = {"parameters": 650, "examples": 359, "sites": ["a", "b"], "prior_precision": 5.0}
     found["holdouts"] = [{"name": "old", "n": 450, "before": scores, "after": {**scores, "ece": 0.05}}]
     text = shown(changed(gate={**RESULT["gate"], "uncertainty": found}))
-    assert re.search(r"old +450 +0\.100 0\.050 +0\.500 0\.500 +0\.990 0\.990 +1\.500 1\.500", text)
+    assert re.search(r"old +450 +0\.100 → 0\.050 +0\.500 → 0\.500 +0\.990 → 0\.990 +1\.500 → 1\.500", text)
     assert "650 values of the last layer, 359 examples at 2 sites" in text
     assert "width" not in text
+    assert max(map(len, [line for line in text.splitlines() if "→" in line])) <= 80
     missing = {"method": "laplace", "missing": "sum gauss-newton: too few"}
     assert "sum gauss-newton: too few" in shown(changed(gate={**RESULT["gate"], "uncertainty": missing}))

@@ -148,10 +148,7 @@ def test_what_sites_keep_costs_no_repeatability(job: Job, pool: WorkerPool, tmp_
 
 
 def test_sums_cost_no_repeatability(job: Job, pool: WorkerPool, tmp_path: Path) -> None:
-    """What objectives need, and how certain the candidate is, come out alike in any order and after an interruption.
-
-    A poisoned site's sum is left out as its updates are.
-    """
+    """What objectives need, and how certain the candidate is, come out alike in any order and after an interruption."""
     objectives = [{"name": "ewc", "strength": 0.5}, {"name": "l2sp", "strength": 0.01}]
     strategy = NamedConfig.model_validate({"name": "fedavg", "objectives": objectives})
     asking = job.model_copy(update={"strategy": strategy, "uncertainty": UncertaintySection()})
@@ -172,11 +169,6 @@ def test_sums_cost_no_repeatability(job: Job, pool: WorkerPool, tmp_path: Path) 
     with LocalGrid(sites, pool=pool) as grid:
         assert execute(asking, grid, folder)["gate"]["uncertainty"] == told
     assert candidate(folder) == expected
-    spoilt, _ = run_local(asking, tmp_path / "spoilt", pool, c="nan")
-    events = list(RunFolder.open(tmp_path / "spoilt" / "runs" / "r1").read_events())
-    refused = [(e["sum"], e["site"], e["code"]) for e in events if e["event"] == "sum-refused"]
-    assert refused == [("fisher", "c", "not-finite"), ("gauss-newton", "c", "not-finite")]
-    assert spoilt != expected
 
 
 def test_flowers_runtime_gives_the_same_bits(job: Job, one_worker: str, tmp_path: Path) -> None:
