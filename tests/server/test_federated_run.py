@@ -120,6 +120,18 @@ def test_an_online_job_is_stopped_between_segments_and_goes_on(job: Path, tmp_pa
     assert operations.run(world.federation, run)["completed"] == 2
 
 
+def test_an_ensemble_is_weighed_under_seal_and_installed_at_the_sites(job: Path, tmp_path: Path) -> None:
+    """Its members are nested models of Keras' own layers, which sites take; equal losses weigh them equally."""
+    path = job.with_name("ensemble.toml")
+    text = job.read_text().replace('must = "improve"', "margin = 0.05")
+    path.write_text(text.replace("[train]", '[train]\nmode = "ensemble"'))
+    world = World(tmp_path, path)
+    result = world.start()
+    assert {entry.used for entry in installed(world.federation).values()} == {result["release"]}
+    members = world.registry.load(result["release"])[0].lineage["mode"]["members"]
+    assert [(member["weight"], member["trained"]) for member in members] == [(0.5, False), (0.5, True)]
+
+
 def test_a_run_that_is_stopped_while_it_is_judged_releases_nothing(job: Path, tmp_path: Path) -> None:
     """Whether or not anybody ended its process in time; asked to go on, it releases what was judged."""
     world = World(tmp_path, job)
