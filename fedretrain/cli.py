@@ -44,12 +44,14 @@ class Mount:
 MOUNTS = {
     "simulate": Mount("simulations.cli", "Run a job, or the built-in demo, on this machine."),
     "partition": Mount("simulations.cli_partition", "Divide a file of examples among simulated sites."),
+    "scenario": Mount("simulations.cli_scenario", "Write a drift that is built in, with example jobs."),
+    "compare": Mount("simulations.cli_compare", "Compare ways to retrain on such a drift."),
     "server": Mount("server.cli", "Operate the aggregation server."),
     "client": Mount("client.cli", "Take part as a site."),
 }
 GRAFTS = {"server": {"search": "simulations.cli_search"}}
 """Modules with a command that stands among another folder's, which does not know of it."""
-EXTRAS = {"sklearn": "simulation", "ray": "simulation", "keras_tuner": "search"}
+EXTRAS = {"sklearn": "simulation", "ray": "simulation", "keras_tuner": "search", "matplotlib": "plot"}
 """Packages that only an extra installs, by the name they are imported under."""
 
 

@@ -7,9 +7,14 @@ ensemble: of the member that trains) and the candidate m::
     backward transfer = a(m, old) - a(m_0, old)
     forgetting        = max(a(m_0, old), a(m_1, old), ..., a(m_R, old)) - a(m, old)
 
-These are the definitions for two tasks, the second of which is learnt, of D. Lopez-Paz, M. Ranzato: Gradient Episodic
-Memory for Continual Learning, NeurIPS 2017, https://arxiv.org/abs/1706.08840, and of A. Chaudhry et al.: Riemannian Walk
-for Incremental Learning, ECCV 2018, https://arxiv.org/abs/1801.10112, with a measurement after every round.
+These are the definitions of the two papers for two tasks, the second of which is learnt, with a measurement after every
+round.
+
+D. Lopez-Paz, M. Ranzato: Gradient Episodic Memory for Continual Learning. NeurIPS 2017,
+https://arxiv.org/abs/1706.08840
+
+A. Chaudhry, P. K. Dokania, T. Ajanthan, P. H. S. Torr: Riemannian Walk for Incremental Learning: Understanding
+Forgetting and Intransigence. ECCV 2018, https://arxiv.org/abs/1801.10112
 """
 
 from collections.abc import Sequence

@@ -7,6 +7,7 @@ Invariants:
 - What a way refuses is an outcome, not the end of the comparison.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ def _run(job: Job, folder: RunFolder, pool: "WorkerPool", kept: Kept) -> dict[st
 def _read(result: dict[str, Any], curve: Sequence[Point]) -> Outcome:
     """An outcome from a run's result; of an online job the first segment's gate knows the model that it began with."""
     holdouts = {holdout["name"]: holdout for holdout in result["gate"]["holdouts"]}
-    before, after = ([holdouts[name][which] for name in HOLDOUTS] for which in ("incumbent", "candidate"))
+    before, after = ([_number(holdouts[name][which]) for name in HOLDOUTS] for which in ("incumbent", "candidate"))
     if "segments" in result:
         before = [curve[0].old, curve[0].new]
     return Outcome(
@@ -123,3 +124,7 @@ def _read(result: dict[str, Any], curve: Sequence[Point]) -> Outcome:
         nbytes=result["bytes"]["total"],
         seconds=result["seconds"]["prepare"] + result["seconds"]["rounds"],
     )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
