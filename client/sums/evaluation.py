@@ -23,7 +23,7 @@ _PIECE = 256
 def evaluation(task: Task, settings: Evaluation) -> Total:  # noqa: ARG001 - it has none
     """See the module docstring; float64, as ``fedretrain.sums`` says."""
     rows = enough(task.parts.held, "validation examples")
-    loss = task.learner.evaluate(task.pace.through(task.examples.pieces(_chosen(rows))))["loss"]
+    loss = task.learner.evaluate(task.pace.through(task.examples.filled(_chosen(rows))), task.examples.lacking)["loss"]
     counted = _Counted(task)
     sums = tf.zeros([len(task.request.contract.outputs), 3], tf.float64)
     for piece in task.pace.through(task.examples.pieces(_chosen(rows))):

@@ -8,6 +8,8 @@ bias), and H_n the Hessian of -log p with respect to the logits f_n::
     H_n = diag(p_n (1 - p_n))       sigmoid
     H_n = I                         regression, to be divided by the noise's variance
 
+An example without a label weighs nothing.
+
 E. Daxberger, A. Kristiadi, A. Immer, R. Eschenhagen, M. Bauer, P. Hennig: Laplace Redux - Effortless Bayesian Deep
 Learning. NeurIPS 2021, https://arxiv.org/abs/2106.14806
 """
@@ -25,6 +27,7 @@ from fedretrain.lastlayer import find_last_layer
 from fedretrain.sums import GaussNewton, packed
 
 from . import Task, Total, enough
+from .tensors import missing
 
 _PIECE = 32  # examples in one call: a block of products for each
 
@@ -79,10 +82,13 @@ class _Blocks:
             logits += tf.cast(self._bias.value, tf.float64)
             features = tf.concat([features, tf.ones_like(features[:, :1])], axis=1)
         weight = tf.cast(weights[0], tf.float64) if weights else tf.ones([tf.size(rows)], tf.float64)
+        absent = missing(y[0])
+        weight = tf.where(absent, tf.zeros_like(weight), weight)
         curvature = _curvature(self._spec, logits) * weight[:, None, None]
         block = tf.einsum("ni,nj,nab->iajb", features, features, curvature)
         if self._spec.kind == "regression":
-            apart = tf.reshape(tf.cast(y[0], tf.float64), tf.shape(logits)) - logits
+            targets = tf.reshape(tf.cast(y[0], tf.float64), tf.shape(logits))
+            apart = tf.where(absent[:, None], tf.zeros_like(logits), targets - logits)
             error += tf.reduce_sum(weight * tf.reduce_mean(tf.square(apart), axis=1))
         return matrix + tf.reshape(block, tf.shape(matrix)), error
 

@@ -175,6 +175,29 @@ def test_an_evaluation_by_hand() -> None:
         asked(of, EVALUATION, examples(of, 20))
 
 
+def test_an_output_without_labels_counts_nowhere() -> None:
+    """Of two heads one has labels for half of the examples, and one for none at all."""
+    import keras
+
+    x = keras.Input((2,), name="x")
+    heads = [keras.layers.Dense(3, "softmax", kernel_initializer="zeros", name=name)(x) for name in ("a", "b")]
+    kinds = dict.fromkeys(("a", "b"), ("multiclass", "sparse_categorical_crossentropy"))
+    made = case(keras.Model(x, heads), kinds)
+    of = Case(made.request.model_copy(update={"sums": ("fisher",)}), made.base)
+    data = examples(of, 200)
+    half = np.where(np.arange(200) % 2, data.y["a"], -1)
+    some = Dataset(x=data.x, y={"a": half, "b": np.full_like(half, -1)})
+    held = rows(of, some, 1)
+    found = asked(of, EVALUATION, some).arrays
+    known = half[held][half[held] >= 0]
+    np.testing.assert_allclose(found[1], [[np.log(3), np.mean(known == 0)], [0, 0]], rtol=1e-6)
+    assert np.isfinite(found[0])
+    fisher = asked(of, NamedConfig(name="fisher", labels="data"), some).arrays
+    assert not fisher[2].any()
+    assert not fisher[3].any()
+    assert fisher[1].any()
+
+
 def sum_message(of: Case, what: NamedConfig, **changes: Any) -> Any:
     """The server's request."""
     fields = {"run": of.request.run, "contract": of.contract.digest, "globals_digest": weights_digest(of.received)}
