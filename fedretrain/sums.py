@@ -10,7 +10,9 @@ answers have the same bits in whatever order they came. Names, and the arrays by
                    the kernel's first, each in C order; 1: mean squared error of a regression [], float32, else 0
     evaluation     0: the loss as the job has it, regularisation included [], float64;
                    1: by output in the contract's order, mean loss and share of right decisions [outputs, 2], float64,
-                   the share 0 for a regression
+                   the share 0 for a regression; as a site sends them, examples without a label of the output are in
+                   the means with 0; 2: by output, the share of examples with a label [outputs], float64. The server
+                   divides 1 by 2, so that its means are over the examples with a label
 
 A companion is what the server makes of a sum and brings to every site once in a run: one float32 array for each
 variable that trains, in its shape (``companion_specs``).
@@ -113,7 +115,8 @@ def _gauss_newton(settings: GaussNewton, contract: Contract) -> dict[str, Variab
 
 
 def _evaluation(_settings: Any, contract: Contract) -> dict[str, VariableSpec]:
-    shapes = ((), (len(contract.outputs), 2))
+    count = len(contract.outputs)
+    shapes: tuple[tuple[int, ...], ...] = ((), (count, 2), (count,))
     return {key(i): VariableSpec(shape=shape, dtype="float64", rule="average") for i, shape in enumerate(shapes)}
 
 

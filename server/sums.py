@@ -23,7 +23,7 @@ import numpy as np
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from fedretrain.contract import keys
+from fedretrain.contract import key, keys
 from fedretrain.digest import weights_digest
 from fedretrain.errors import RejectedUpdate, RunFailed
 from fedretrain.job import NamedConfig
@@ -42,6 +42,7 @@ from .plan import Plan
 from .prepare import Site
 from .spool import Spool
 
+_LEAST = 1e-12
 FURTHER = 10.0  # times as far apart as updates: means of squares, of sites whose data differ
 
 
@@ -173,7 +174,10 @@ class _Answers:
         state = mean.init(tuple(specs.values()), sum(answer.examples for answer in self.admitted.values()))
         for site in sorted(self.admitted):
             state = mean.fold(state, self._spool.arrays(site), self.admitted[site].examples)
-        return dict(zip(specs, mean.finish(state), strict=True)), state.weight
+        means = dict(zip(specs, mean.finish(state), strict=True))
+        if self._name == "evaluation":
+            means[key(1)] = means[key(1)] / np.maximum(means[key(2)], _LEAST)[:, None]
+        return means, state.weight
 
 
 def _bounded(arrays: Arrays) -> bool:
@@ -189,8 +193,8 @@ def _is_gauss_newton(arrays: Arrays) -> bool:
 
 
 def _is_evaluation(arrays: Arrays) -> bool:
-    shares = arrays[1][:, 1]
-    return _bounded(arrays) and bool(np.all((shares >= 0) & (shares <= 1)))
+    right, labelled = arrays[1][:, 1], arrays[2]
+    return _bounded(arrays) and bool(np.all((right >= 0) & (right <= labelled) & (labelled <= 1)))
 
 
 _CHECKS: dict[str, Callable[[Arrays], bool]] = {

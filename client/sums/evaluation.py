@@ -1,7 +1,7 @@
 """How well the values the server sent do on the examples a site validates on: loss, and by output the right decisions.
 
-Sample weights count in the loss as the job has it and nowhere else; examples without a label for an output count
-nowhere in that output's numbers, and an output without any label has the loss 0 and the share 0.
+Sample weights count in the loss as the job has it and nowhere else; examples without a label for an output are in that
+output's numbers with 0, and in the share of those with a label.
 """
 
 from typing import Any
@@ -28,8 +28,8 @@ def evaluation(task: Task, settings: Evaluation) -> Total:  # noqa: ARG001 - it 
     sums = tf.zeros([len(task.request.contract.outputs), 3], tf.float64)
     for piece in task.pace.through(task.examples.pieces(_chosen(rows))):
         sums = counted.add(sums, piece.parts, tf.constant(piece.rows))
-    found = sums.numpy()
-    return Total([np.asarray(loss, np.float64), found[:, :2] / np.maximum(found[:, 2:], 1)], len(rows))
+    found = sums.numpy() / len(rows)
+    return Total([np.asarray(loss, np.float64), found[:, :2].copy(), found[:, 2].copy()], len(rows))
 
 
 def _chosen(rows: Indices) -> Any:

@@ -9,9 +9,10 @@ import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from safetensors.numpy import load_file
 
+from fedretrain.digest import weights_digest
 from fedretrain.errors import ConfigurationError, RunFailed
 from fedretrain.job import NamedConfig
-from fedretrain.messages import COMPANION, SUM, TRAIN, SumReply, pack
+from fedretrain.messages import COMPANION, SUM, TRAIN, SumReply, pack, request_arrays
 from server.events import EventLog
 from server.prepare import Site
 from server.sums import Line, Sum, ask_sum
@@ -65,9 +66,6 @@ def with_body(reply: RecordDict, **changes: Any) -> RecordDict:
 
 
 def with_arrays(reply: RecordDict, change: Callable[[np.ndarray], np.ndarray]) -> RecordDict:
-    from fedretrain.digest import weights_digest
-    from fedretrain.messages import request_arrays
-
     arrays = {name: change(a) for name, a in request_arrays(reply).items()}
     body = SumReply.model_validate_json(str(reply.config_records["body"]["json"]))
     told = body.model_copy(update={"sum_digest": weights_digest(arrays.values())})
@@ -145,6 +143,25 @@ def test_an_evaluation_weighs_by_validation_examples(tmp_path: Path) -> None:
     found, _ = summed(tmp_path, sites, NamedConfig(name="evaluation"))
     assert found.examples == 60
     assert found.arrays["00001"].tolist() == [[1.0, 1.0]]
+
+
+def test_examples_without_a_label_are_in_no_mean(tmp_path: Path) -> None:
+    """Loss 3 over a quarter of 30 examples, and 1 over all of 10: (3 · 7.5 + 1 · 10) / 17.5."""
+
+    def site(name: str, examples: int, loss: float, labelled: float) -> NumpySite:
+        arrays = [np.array(1.0), np.array([[loss * labelled, labelled]]), np.array([labelled])]
+
+        def answer(kind: str, _: Any, reply: RecordDict) -> RecordDict:
+            if kind != SUM:
+                return reply
+            told = with_body(reply, sum_digest=weights_digest(arrays))
+            body = SumReply.model_validate_json(str(told.config_records["body"]["json"]))
+            return pack(body, {f"{i:05d}": a for i, a in enumerate(arrays)}, {"num-examples": examples})
+
+        return NumpySite(name, 10 * examples, tamper=answer)
+
+    found, _ = summed(tmp_path, [site("a", 30, 3.0, 0.25), site("b", 10, 1.0, 1.0)], NamedConfig(name="evaluation"))
+    np.testing.assert_allclose(found.arrays["00001"], [[32.5 / 17.5, 1.0]])
 
 
 def test_sums_are_signed_in_a_federation(tmp_path: Path) -> None:
