@@ -24,7 +24,7 @@ def scenario(
 ) -> None:
     """Write a drift: the model in use, holdouts of old and new, the sites' data with times, and example jobs.
 
-    NAME is appearance, new-classes, meaning or label-shift. Each job is run with `fedretrain simulate FOLDER/MODE.toml`.
+    NAME is appearance, new-classes, meaning or label-shift. A job is run with `fedretrain simulate FOLDER/MODE.toml`.
     """
     from .quiet import console_stream, diverted_stderr
     from .scenarios.registry import Drift
