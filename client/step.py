@@ -107,11 +107,6 @@ class Learner:
         """The model, as it is at the moment."""
         return self._model
 
-    @property
-    def trained(self) -> list[Any]:
-        """The variables that train, by position."""
-        return self._trained
-
     def load(self, base: Arrays) -> None:
         """Take the base model's variables; those that do not travel keep these values. Raises ModelRefused."""
         set_weights(self._model, base)

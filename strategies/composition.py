@@ -14,7 +14,6 @@ from fedretrain.job import NamedConfig
 
 KEY = "objectives"
 
-_NOT_SHARED = "what stays at a site is in no sum over the sites, and the model in use has no value of it to hold"
 _SAME_INPUTS = "each of them chooses the inputs of a step; take one"
 
 _NOT_COMMON = "it is summed over sites how much a value matters, and a layer that stays at a site has none in common"
@@ -25,10 +24,6 @@ PAIRS: dict[tuple[str, str], str] = {
     ("fedprox", "proximal"): "they are the same term; set strategy.mu",
     ("fgsm", "pgd"): _SAME_INPUTS,
     ("ewc", "posterior"): "both hold what the model in use knew by its Fisher information; take one",
-    ("fedper", "ewc"): _NOT_SHARED,
-    ("fedper", "posterior"): _NOT_SHARED,
-    ("fedbn", "ewc"): _NOT_SHARED,
-    ("fedbn", "posterior"): _NOT_SHARED,
     ("ditto", "proximal"): "a site's own model has that term; set strategy.strength",
     ("reptile", "perfedavg"): "both learn a start that adapts quickly, Reptile from whole updates; take one",
     ("scaffold", "proximal"): (
@@ -45,6 +40,9 @@ MODES: dict[tuple[str, str], str] = {
     ("window", "replay"): "the window leaves out the old examples that replay brings back; take one of them",
     ("l2sp", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
     ("ewc", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
+    ("posterior", "full"): "the run starts from fresh weights, which are nowhere near the incumbent's values",
+    ("posterior", "transfer"): "the base model's head is fresh, so nothing is known about it",
+    ("posterior", "extend"): "what is known about the old label space says nothing about the values of the wanted one",
     ("distillation", "transfer"): "the base model's head is fresh, so its predictions teach nothing",
     ("ewc", "transfer"): "the base model's head is fresh, so its loss says nothing about what was important",
     **dict.fromkeys([("fedper", "full"), ("fedbn", "full")], _NOT_FRESH),

@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
+from fedretrain.errors import ConfigurationError
+from fedretrain.job import NamedConfig
 from strategies.ewc import EWC, ElasticWeights, quadratic
 from strategies.objective import Batch, Plain
+from strategies.posterior import Posterior, Prior
+from strategies.registry import check_objectives
 
 
 def test_the_penalty_by_hand() -> None:
@@ -37,3 +41,29 @@ def test_settings() -> None:
     assert EWC(strength=2.0).build() == ElasticWeights(2.0)
     assert EWC(examples=50, labels="data").sum.settings == {"examples": 50, "labels": "data"}
     assert ElasticWeights.groups == ("incumbent", "companion:fisher")
+
+
+def test_the_posterior_is_a_prior_of_the_same_form() -> None:
+    """The same parabola, with what its companion says instead of the Fisher information."""
+    assert Posterior().build() == Prior(1.0)
+    assert Posterior(strength=0.0).build() == Plain()
+    given = {"incumbent": [np.array([0.0])], "companion:posterior": [np.array([4.0])]}
+    assert float(Prior(0.5).penalty([np.float32([3.0])], given, Batch([], [], []))) == 9.0  # (0.5/2) * 4 * 3^2
+
+
+@pytest.mark.parametrize(
+    ("strategy", "names", "mode", "says"),
+    [
+        ("fedavg", ("ewc", "posterior"), "continue", "'ewc' and 'posterior' cannot stand together: both hold"),
+        ("fedbn", ("ewc",), "continue", "'fedbn' and 'ewc' cannot stand together: it is summed over sites"),
+        ("fedbn", ("posterior",), "continue", "'fedbn' and 'posterior' cannot stand together"),
+        ("fedavg", ("ewc",), "full", "'ewc' has no meaning with train.mode = 'full'"),
+        ("fedavg", ("posterior",), "extend", "'posterior' has no meaning with train.mode = 'extend'"),
+        ("fedavg", ("posterior",), "ensemble", "'posterior' has no meaning with train.mode = 'ensemble'"),
+    ],
+)
+def test_what_has_no_meaning_is_refused_by_name(strategy: str, names: tuple[str, ...], mode: str, says: str) -> None:
+    """With the reason, before anything starts."""
+    config = {"name": strategy, "objectives": [{"name": name} for name in names]}
+    with pytest.raises(ConfigurationError, match=says):
+        check_objectives(NamedConfig.model_validate(config), mode)
