@@ -23,9 +23,10 @@ def absent(labels: Array, spec: OutputSpec) -> Array:
     return found
 
 
-def lacking(data: Dataset, contract: Contract) -> frozenset[str]:
-    """Names of the outputs of which not one example has a label."""
-    return frozenset(spec.name for spec in contract.outputs if absent(data.y[spec.name], spec).all())
+def lacking(data: Dataset, contract: Contract, rows: Array | None = None, least: int = 1) -> frozenset[str]:
+    """Names of the outputs of which fewer than ``least`` examples, among ``rows`` or all, have a label."""
+    there = {spec.name: ~absent(data.y[spec.name], spec) for spec in contract.outputs}
+    return frozenset(name for name, has in there.items() if (has if rows is None else has[rows]).sum() < least)
 
 
 def incomplete(data: Dataset, contract: Contract) -> bool:

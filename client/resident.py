@@ -25,7 +25,7 @@ from fedretrain.job import TrainSection
 
 from .graph import Parts, Piece, examples_signature
 from .labelled import incomplete, labels_and_weights, lacking
-from .sampling import Indices
+from .sampling import MIN_COUNT, Indices
 from .selection import parted
 
 Arrays = list[NDArray[Any]]
@@ -61,6 +61,10 @@ class Examples:
     def lacking(self) -> frozenset[str]:
         """Names of the outputs for which the site has no labels at all."""
         return self._labels[1]
+
+    def unjudged(self, rows: Indices) -> frozenset[str]:
+        """Names of the outputs for which too few of these rows have a label for a number about them to leave."""
+        return lacking(self._data(), self.contract, rows, MIN_COUNT) if self._labels[0] else frozenset()
 
     def filled(self, rows: Iterator[Indices]) -> Iterator[Piece]:
         """As ``pieces``, to train and to evaluate on: a label that is missing is 0, and weighs nothing."""

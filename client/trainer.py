@@ -187,7 +187,7 @@ class Trainer:
             learner.start(values, seed_of)
             size = learner.graph.evaluated * (1 if pace.limited else _EVALUATIONS)
             chosen = (held[i] for i in in_order(len(held), size))
-            found = learner.evaluate(pace.through(examples.filled(chosen)), examples.lacking)
+            found = learner.evaluate(pace.through(examples.filled(chosen)), examples.unjudged(held))
             metrics |= {f"val-{name}": v for name, v in found.items()}
             check_finite(metrics["val-loss"])
         runs = _runs(mine, order, lambda: pace.steps(learner.graph.steps))
