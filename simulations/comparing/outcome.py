@@ -37,6 +37,8 @@ class Outcome:
     Attributes:
         before: Of the model in use.
         after: Of the candidate, whether or not it was released; its round is the run's last.
+        at_sites: Accuracy on the sites' own validation parts before the last round, of what each site has: where a way
+            gives a site layers or a model of its own, with these. NaN where it is not known.
         curve: Of the model that trains.
         released: Whether the gate passed the candidate.
         nbytes: Bytes of arrays as they travelled, in both directions.
@@ -45,6 +47,7 @@ class Outcome:
 
     before: Point
     after: Point
+    at_sites: float
     curve: Sequence[Point]
     released: bool
     nbytes: int

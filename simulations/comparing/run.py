@@ -8,7 +8,7 @@ Invariants:
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,11 +119,17 @@ def _read(result: dict[str, Any], curve: Sequence[Point]) -> Outcome:
     return Outcome(
         before=Point(0, *before),
         after=Point(len(result["rounds"]), *after),
+        at_sites=_at_sites(result["rounds"][-1]["metrics"]),
         curve=curve,
         released=result["outcome"] == "released",
         nbytes=result["bytes"]["total"],
         seconds=result["seconds"]["prepare"] + result["seconds"]["rounds"],
     )
+
+
+def _at_sites(metrics: Mapping[str, float]) -> float:
+    common = metrics.get("val-accuracy", math.nan)
+    return metrics.get("val-personal-accuracy", common)
 
 
 def _number(value: float | None) -> float:

@@ -16,8 +16,9 @@ from simulations.benchmarks.table import Table, number
 from .outcome import Outcome, Refused
 from .run import Comparison, Found
 
-MEASURES = ("old_before", "new_before", "old", "new", "backward_transfer", "forgetting", "megabytes", "seconds")
-COLUMNS = ("way", "old, %", "new, %", "backward transfer", "forgetting", "MB", "seconds", "released")
+SHARES = ("old", "new", "at_sites", "backward_transfer", "forgetting")
+MEASURES = ("old_before", "new_before", *SHARES, "megabytes", "seconds")
+COLUMNS = ("way", "old, %", "new, %", "at sites, %", "backward transfer", "forgetting", "MB", "seconds", "released")
 IN_USE = "model in use"
 
 
@@ -97,11 +98,12 @@ def rows(found: Sequence[Way]) -> Iterator[tuple[str, ...]]:
     for way in found:
         if way.outcomes:
             spreads = way.over_seeds()
-            yield (IN_USE, spreads["old_before"].text(100), spreads["new_before"].text(100), "", "", "", "", "")
+            before = (spreads[name].text(100) for name in ("old_before", "new_before"))
+            yield (IN_USE, *before, *[""] * (len(COLUMNS) - 3))
             break
     for way in found:
         spreads = way.over_seeds()
-        shares = [spreads[n].text(100) if spreads else "" for n in ("old", "new", "backward_transfer", "forgetting")]
+        shares = [spreads[name].text(100) if spreads else "" for name in SHARES]
         costs = [number(spreads[name].mean) if spreads else "" for name in ("megabytes", "seconds")]
         yield (way.name, *shares, *costs, way.released)
 
@@ -122,8 +124,9 @@ def as_json(what: Comparison, found: Sequence[Way], environment: Environment) ->
 
 
 def _measures(of: Outcome) -> dict[str, float]:
-    values = (of.before.old, of.before.new, of.after.old, of.after.new, of.backward_transfer, of.forgetting)
-    return dict(zip(MEASURES, (*values, of.nbytes / 1e6, of.seconds), strict=True))
+    accuracies = (of.before.old, of.before.new, of.after.old, of.after.new, of.at_sites)
+    values = (*accuracies, of.backward_transfer, of.forgetting, of.nbytes / 1e6, of.seconds)
+    return dict(zip(MEASURES, values, strict=True))
 
 
 def _run(of: Outcome | Refused) -> dict[str, Any]:
