@@ -13,7 +13,7 @@ from simulations import cli_compare
 from simulations.benchmarks.environment import Environment
 from simulations.comparing import plots, summary
 from simulations.comparing.outcome import Outcome, Point, Refused
-from simulations.comparing.run import Comparison
+from simulations.comparing.run import Comparison, _at_sites
 from simulations.comparing.summary import Spread, Way
 from simulations.scenarios import registry
 
@@ -43,6 +43,13 @@ def test_backward_transfer_and_forgetting_by_hand() -> None:
     better = outcome(0.97, 0.7)
     assert math.isclose(better.backward_transfer, 0.07)
     assert better.forgetting == 0
+
+
+def test_what_a_site_has_is_its_own_model_where_it_has_one() -> None:
+    """The personal number goes before the common one; without either there is none."""
+    assert _at_sites({"val-accuracy": 0.5, "val-personal-accuracy": 0.7}) == 0.7
+    assert _at_sites({"val-accuracy": 0.5}) == 0.5
+    assert math.isnan(_at_sites({}))
 
 
 def test_means_and_spreads_by_hand() -> None:
