@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from fedretrain.architecture import fingerprint
 from fedretrain.codecs import Codec, make_codec
 from fedretrain.contract import Contract, VariableSpec
 from fedretrain.derive import contract_of, derive_contract
@@ -75,12 +76,12 @@ def make_plan(job: Job, run: str, members: Iterable[str] | None = None, in_use: 
         job: As loaded.
         run: The run's id.
         members: Names of the federation's active members; None in a simulation.
-        in_use: Gives the contract of the release in use; asked only by modes that need it.
+        in_use: Gives the contract of the release in use; it knows what labels are called where the job does not say.
 
     Raises:
         ConfigurationError: The model, or what the job asks of it, is not what it has to be; or the job asks for more
             sites than there are.
-        UntrustedRelease: The mode needs the release in use, and the registry does not verify.
+        UntrustedRelease: The release in use is asked for, and the registry does not verify.
     """
     mode = mode_of(job.train.mode)
     check_objectives(job.strategy, job.train.mode)
@@ -95,7 +96,8 @@ def make_plan(job: Job, run: str, members: Iterable[str] | None = None, in_use: 
     beginning = mode.begin(job, incumbent, in_use)
     base = beginning.base
     train = resolve_train(job.train, base.compile_config)
-    contract = _named(derive_contract(_with_labels(job, beginning.labels), base, train), beginning.space)
+    labels = beginning.labels or _released_labels(job, base, in_use)
+    contract = _named(derive_contract(_with_labels(job, labels), base, train), beginning.space)
     local_objective(job.strategy).fitted(contract, train)
     return Plan(
         run=run,
@@ -109,6 +111,17 @@ def make_plan(job: Job, run: str, members: Iterable[str] | None = None, in_use: 
         space=beginning.space,
         expected=expected,
     )
+
+
+def _released_labels(job: Job, base: BaseModel, in_use: InUse) -> tuple[str, ...] | None:
+    """Names that the release in use has for the labels of this very model, where the job names none."""
+    if job.contract.labels is not None:
+        return None
+    released = in_use()
+    if released is None or released.architecture != fingerprint(base.architecture):
+        return None
+    named = [spec.labels for spec in released.outputs if spec.labels]
+    return named[0] if len(named) == 1 else None
 
 
 def _with_labels(job: Job, labels: tuple[str, ...] | None) -> Job:

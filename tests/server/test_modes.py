@@ -122,6 +122,17 @@ def test_a_run_that_released_another_label_space_can_be_started_again(folder: Pa
     assert (again["release"], again["parent"]) == (result["release"], first["release"])
 
 
+def test_names_of_labels_are_carried_on(folder: Path, tmp_path: Path) -> None:
+    """A job that names no labels has those of the release it retrains, in the contract of the next one too."""
+    first = start(job(folder, "continue", '[contract]\nlabels = ["left", "right"]\n'), tmp_path, run="r0")
+    model = tmp_path / "registry" / "releases" / first["release"] / "model.keras"
+    plain = job(folder, "continue", **{'must = "improve"': 'must = "not-worse"'})
+    plain = plain.model_copy(update={"model": plain.model.model_copy(update={"path": model})})
+    start(plain, tmp_path)
+    assert [spec.labels for spec in incumbent(tmp_path).contract.outputs] == [("left", "right")]
+    assert len(Registry.open(tmp_path).state().ledger.releases) == 3  # the model itself, and two runs'
+
+
 def test_transfer_puts_a_new_head_on_layers_that_stay(folder: Path) -> None:
     """The last new layer has the old one's name; what is below keeps its bits; the seed decides the rest."""
     plan = make_plan(job(folder, "transfer", HEAD, "three.npz"), "r")
