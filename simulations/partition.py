@@ -18,6 +18,7 @@ Schemes, for n rows, S sites and labels out of L:
 """
 
 import heapq
+import math
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -55,6 +56,9 @@ class Scheme:
         shards: Parts for each site, for ``shards``.
         alpha: Concentration, for ``dirichlet`` and ``quantity``; above 0.
         fewest: Rows every site has at least, for ``dirichlet`` and ``quantity``.
+
+    Raises:
+        ConfigurationError: ``alpha`` is not finite, or not above 0.
     """
 
     kind: Kind
@@ -63,6 +67,10 @@ class Scheme:
     shards: int = 2
     alpha: float = 0.5
     fewest: int = 1
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ConfigurationError(f"--alpha: expected a finite number above 0, got {self.alpha:g}")
 
     @property
     def needs_labels(self) -> bool:
@@ -79,10 +87,13 @@ class Scheme:
         Raises:
             ConfigurationError: There are fewer rows than the sites need, or no labels.
         """
-        least = self.shards if self.kind is Kind.shards else self.fewest if self.kind is not Kind.iid else 1
+        option, least = {Kind.iid: ("", 1), Kind.shards: ("shards", self.shards)}.get(
+            self.kind, ("fewest", self.fewest)
+        )
         if rows < self.sites * least:
+            asked = f"--sites {self.sites}" + (f", --{option} {least}" if least > 1 else "")
             raise ConfigurationError(
-                f"--sites {self.sites}: expected at least {self.sites * least} rows, {least} for each site, got {rows}"
+                f"{asked}: expected at least {self.sites * least} rows, {least} for each site, got {rows}"
             )
         rng = np.random.default_rng([self.seed, *self.kind.encode()])
         if self.kind is Kind.iid:
@@ -144,7 +155,8 @@ def partition(data: Path, folder: Path, scheme: Scheme, by: str = "y") -> Summar
         data: npz file with the arrays of ``fedretrain.dataset``; the array ``slice`` of a holdout is left out.
         folder: Where the sites go; see ``fedretrain.simsites``.
         scheme: How rows are divided.
-        by: The array that holds each row's label; needs to be no array the model sees.
+        by: The array that holds each row's label; needs to be no array the model sees, and is to be there where it is
+            not ``y``.
 
     Raises:
         ConfigurationError: The file is no such file, or it cannot be divided so.
@@ -209,11 +221,16 @@ def _read(data: Path, by: str) -> tuple[dict[str, Array], str | None, Indices | 
             f"{data}: {named[0]} names the positions of y, which a folder of rows does not keep; write y in the order "
             "of the job's labels, without this array"
         )
+    if by not in {"y", *found}:
+        raise ConfigurationError(f"{data}: --by {by}: expected one of the arrays {there}")
     said = found.pop("preprocessing", None)
     labels = _labels(found.get(by))
     arrays = {key: array for key, array in found.items() if key in _BY_ROW or key.partition(".")[0] in "xy"}
     if {key.partition(".")[0] for key in arrays} - _BY_ROW != {"x", "y"}:
-        raise ConfigurationError(f"{data}: expected arrays x and y, got {there}; see `fedretrain.dataset` for names")
+        raise ConfigurationError(
+            f"{data}: expected arrays x and y (x.INPUT and y.OUTPUT where a model has several), got {there}; write "
+            "what is to be divided as numpy.savez(FILE, x=..., y=...)"
+        )
     lengths = {key: len(array) if array.ndim else 0 for key, array in arrays.items()}
     if len(set(lengths.values())) != 1 or (labels is not None and len(labels) not in lengths.values()):
         raise ConfigurationError(f"{data}: expected as many rows in each array, got {lengths}")

@@ -111,10 +111,11 @@ def test_the_command_writes_what_a_job_can_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "scheme", "said"),
     [
-        ({"x_train": LABELS}, Scheme(Kind.iid, 2), "expected arrays x and y, got x_train"),
+        ({"x_train": LABELS}, Scheme(Kind.iid, 2), r"arrays x and y \(x.INPUT and .*, got x_train; .*savez.*x=..., y="),
         ({"x": LABELS, "y": LABELS, "labels": LABELS}, Scheme(Kind.iid, 2), "labels names the positions of y, which a"),
         ({"x": LABELS, "y": LABELS[1:]}, Scheme(Kind.iid, 2), "as many rows in each array"),
-        ({"x": LABELS, "y": LABELS}, Scheme(Kind.shards, 4000), "expected at least 8000 rows, 2 for each site"),
+        ({"x": LABELS, "y": LABELS}, Scheme(Kind.shards, 4000), "--shards 2: expected at least 8000 rows, 2 for each"),
+        ({"x": LABELS, "y": LABELS}, Scheme(Kind.quantity, 10, fewest=5000), "^--sites 10, --fewest 5000: .* 50000 "),
         ({"x": LABELS, "y": np.eye(10)[LABELS]}, Scheme(Kind.dirichlet, 2), "one label per row in the array 'y'"),
         ({"x": LABELS, "y": np.array([{}] * 6000)}, Scheme(Kind.iid, 2), "undamaged npz file of plain arrays"),
     ],
@@ -126,6 +127,33 @@ def test_a_file_that_cannot_be_divided_is_said(
     np.savez(tmp_path / "all.npz", **arrays)
     with pytest.raises(ConfigurationError, match=said):
         partition(tmp_path / "all.npz", tmp_path / "parts", scheme)
+    assert not (tmp_path / "parts").exists()
+
+
+@pytest.mark.parametrize("alpha", ["nan", "inf", "0"])
+def test_alpha_is_a_finite_number_above_0(alpha: str) -> None:
+    """No other reaches NumPy, which would draw nothing from it."""
+    with pytest.raises(ConfigurationError, match="--alpha: expected a finite number above 0"):
+        Scheme(Kind.dirichlet, 2, alpha=float(alpha))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--alpha 1", "--alpha: goes with --scheme dirichlet or --scheme quantity, got --scheme iid"),
+        ("--shards 3 --scheme quantity", "--shards: goes with --scheme shards, got"),
+        ("--fewest 3 --scheme shards", "--fewest: goes with"),
+        ("--by nothing", "--by nothing: expected one of the arrays x, y"),
+        ("--by nothing --scheme shards", "--by nothing: expected one of the arrays x, y"),
+        ("--alpha nan --scheme dirichlet", "--alpha: expected a finite number"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options: str, said: str, tmp_path: Path) -> None:
+    """What the scheme takes no notice of, and an array that is not there; nothing is written."""
+    np.savez(tmp_path / "all.npz", x=LABELS, y=LABELS)
+    done = CliRunner().invoke(app, [str(tmp_path / "all.npz"), *options.split(), "--out", str(tmp_path / "parts")])
+    assert isinstance(done.exception, ConfigurationError)
+    assert said in str(done.exception)
     assert not (tmp_path / "parts").exists()
 
 
