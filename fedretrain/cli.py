@@ -29,6 +29,8 @@ from typer.core import TyperGroup
 from . import __version__
 from .errors import ConfigurationError, FedretrainError
 
+typer.core.HAS_RICH = False  # else it escapes brackets in help for rich, which none of our commands is shown by
+
 DEBUG = "FEDRETRAIN_DEBUG"
 INTERRUPTED = 128 + signal.SIGINT
 

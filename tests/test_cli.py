@@ -5,10 +5,12 @@ import resource
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+import click
 import pytest
 import typer
 
@@ -173,3 +175,25 @@ def test_every_mounted_command_exists(name: str, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     assert f"Usage: fedretrain {name}" in said
     assert "completion" not in said
+
+
+def commands(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A command and all below it, with what is typed for each."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            _, below, _ = command.resolve_command(context, [name])
+            assert below is not None
+            yield from commands(below, *path, name)
+
+
+def test_no_help_has_backslashes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of every command, however deep: defaults and the like stand in plain brackets."""
+    paths = [path for path, _ in commands(typer.main.get_command(cli.app))]
+    assert len(paths) > 30
+    for path in paths:
+        assert cli.run([*path, "--help"]) == 0
+        said = capsys.readouterr().out
+        assert f"Usage: {' '.join(['fedretrain', *path])}" in said
+        assert "\\" not in said, path
