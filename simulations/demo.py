@@ -110,11 +110,12 @@ def ensure_demo(folder: Path, recipe: Recipe, say: Callable[[str], None]) -> Pat
         say: Told what is being done, one short line at a time.
 
     Raises:
-        ConfigurationError: scikit-learn is missing, or the folder holds something else than an unchanged demo.
+        ConfigurationError: scikit-learn is missing, or the folder holds something else than an unchanged demo; an empty
+            one is taken.
         MachineError: The disk is full or not writable.
     """
     wanted = {"format": FORMAT, **asdict(recipe)}
-    if folder.exists() and _made_from(folder) == wanted:
+    if _is_taken(folder) and _made_from(folder) == wanted:
         return folder / "job.toml"
     say("dividing the digits")
     digits = make_digits(recipe.seed, recipe.sites, recipe.permuted)
@@ -171,6 +172,11 @@ def _write_parts(folder: Path, digits: Digits) -> None:
         np.savez(folder / f"{name}.npz", allow_pickle=False, x=part.x, y=part.y, preprocessing=preprocessing)
 
 
+def _is_taken(folder: Path) -> bool:
+    """Whether something is there; an empty folder is nothing."""
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
 def _made_from(folder: Path) -> dict[str, Any]:
     """The recipe of the demo in ``folder``; raises ConfigurationError where it is no demo, or one that was changed."""
     try:
@@ -178,7 +184,7 @@ def _made_from(folder: Path) -> dict[str, Any]:
         files = made.pop("files")
     except (OSError, ValueError, KeyError):
         raise ConfigurationError(
-            f"{folder}: expected a demo or no such folder, got something else; choose another folder with --out"
+            f"{folder}: expected a demo, an empty folder or none, got something else; choose another folder"
         ) from None
     found = _digests(folder)
     changed = sorted(name for name in {*files, *found} if files.get(name) != found.get(name))

@@ -154,7 +154,10 @@ def test_the_same_recipe_is_not_made_twice(tmp_path: Path) -> None:
         (lambda folder: (folder / "job.toml").write_text("x"), "job.toml was changed"),
         (lambda folder: (folder / "sites" / "mine.npz").write_text("x"), "sites/mine.npz was changed"),
         (lambda folder: (folder / "old.npz").unlink(), "old.npz was changed"),
-        (lambda folder: (folder / "recipe.json").unlink(), "expected a demo or no such folder"),
+        (
+            lambda folder: (folder / "recipe.json").unlink(),
+            "expected a demo, an empty folder or none, .*; choose another folder$",
+        ),
     ],
 )
 def test_what_a_user_changed_is_not_overwritten(tmp_path: Path, change: Callable[[Path], Any], said: str) -> None:
@@ -164,6 +167,16 @@ def test_what_a_user_changed_is_not_overwritten(tmp_path: Path, change: Callable
     for recipe in (RECIPE, Recipe.make(1, 2)):
         with pytest.raises(ConfigurationError, match=said):
             ensure_demo(tmp_path / "demo", recipe, lambda _: None)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    """A folder somebody made for the demo is as good as none; a file in its place is not."""
+    (tmp_path / "demo").mkdir()
+    assert load_job(ensure_demo(tmp_path / "demo", RECIPE, str)).model.path.exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="an empty folder or none"):
+        ensure_demo(tmp_path / "file", RECIPE, str)
 
 
 def test_an_interrupted_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
