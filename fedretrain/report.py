@@ -207,8 +207,7 @@ def _show_facts(console: Console, result: Record, out: Path) -> None:
         facts.add_row("", f"the whole model every time: {words.size(whole)}, {whole / max(1, total):.1f} times as much")
     for name, text in _watched(result.get("monitor", ())):
         facts.add_row(name, text)
-    phases = ", ".join(f"{name} {words.seconds(seconds[name])}" for name in _PHASES if name in seconds)
-    facts.add_row("Time", f"{words.seconds(seconds.get('command', seconds['total']))}: {phases}")
+    facts.add_row("Time", _time(seconds))
     facts.add_row("Verdict", _outcome(result))
     console.print()
     console.print(facts, highlight=False)
@@ -232,7 +231,30 @@ def _watched(readings: Sequence[Record]) -> Iterator[tuple[str, str]]:
     yield "Watched", f"{metric} {', '.join(told)}; best {best[0]:.4g} {words.when(best[1])}"
 
 
-_PHASES = ("demo", "prepare", "rounds", "gate", "release")
+_PHASES = ("demo", "starting", "prepare", "rounds", "gate", "release")
+
+
+def _time(seconds: Mapping[str, float]) -> str:
+    """What this start took, in parts that add up to it; of rounds that others made, apart."""
+    whole, earlier = seconds.get("command", seconds["total"]), seconds.get("earlier", 0.0)
+    loading = whole - seconds["total"] - seconds.get("demo", 0.0)  # workers, TensorFlow, the model
+    parts = {**seconds, "starting": loading + seconds.get("open", 0.0), "rounds": seconds["rounds"] - earlier}
+    told = {name: parts[name] for name in _PHASES if name in parts}
+    left = whole - sum(told.values())
+    if loading < -_TENTH or left < -_TENTH:  # segments of an online job, which earlier starts finished
+        told = {name: seconds[name] for name in _PHASES if name in seconds}
+        return f"{words.seconds(whole)}; of all starts: {_listed(told)}"
+    others = {"other": left} if left >= _TENTH else {}
+    return f"{words.seconds(whole)}: {_listed(told | others)}" + (
+        f"; rounds {words.seconds(seconds['rounds'])} of all starts" if earlier else ""
+    )
+
+
+_TENTH = 0.1
+
+
+def _listed(parts: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {words.seconds(max(0.0, value))}" for name, value in parts.items())
 
 
 def _outcome(result: Record) -> str:

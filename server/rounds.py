@@ -103,6 +103,7 @@ class Rounds:
         self._forgetful: set[int] = set()
         self._traffic = Traffic()
         self.prepare_seconds = 0.0
+        self.earlier_seconds = 0.0
         self.bytes_beside = 0, 0  # down and up, of sums that were asked outside the rounds
 
     @property
@@ -144,6 +145,7 @@ class Rounds:
 
     def _run(self, state: Checkpoint) -> Checkpoint:
         contract = self._plan.contract
+        self.earlier_seconds = sum(record["seconds"] for record in state.history)
         self._emit(
             "run-started",
             run_id=self._plan.run,

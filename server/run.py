@@ -16,14 +16,15 @@ The result, ``fedretrain.result/1``, is a JSON object::
     {"format", "run_id", "outcome": "released" | "rejected", "release": id | null, "parent": id | null,
      "rounds": [...], "monitor": [{"round", "loss", "metrics", "seconds"}], "gate": {...},
      "bytes": {"down", "up", "base", "total", "whole_model_total", "ratio"},
-     "seconds": {"total", "open", "prepare", "rounds", "gate", "release"}}     release: with its delivery
+     "seconds": {"total", "open", "prepare", "rounds", "earlier", "gate", "release"}}     release: with its delivery
 
 An online job's has "segments" too (``server.online``); what is of one gate there is of the last segment's.
 
 Bytes are those of arrays as they travelled; ``base`` is what sites without the base model were sent, ``total`` the sum
 of the three, ``whole_model_total`` what the same requests and replies of the rounds would have taken with every
-variable in them, and ``ratio`` = total / whole_model_total. Seconds are of this start, those of ``rounds`` of all;
-bytes are of all rounds, and of what this start asked the sites after them (``server.sums``).
+variable in them, and ``ratio`` = total / whole_model_total. Seconds are of this start, those of ``rounds`` of all
+starts, of which ``earlier`` are those before this one; bytes are of all rounds, and of what this start asked the sites
+after them (``server.sums``).
 """
 
 import json
@@ -168,6 +169,7 @@ class _Run:
             "open": self._opened - self._start,
             "prepare": self._rounds.prepare_seconds,
             "rounds": sum(record["seconds"] for record in state.history),
+            "earlier": self._rounds.earlier_seconds,
             "gate": releasing - judging,
             "release": end - releasing,
         }

@@ -71,7 +71,7 @@ def test_the_result_says_what_was_sent_and_how_long_it_took(job: Path, tmp_path:
         "whole_model_total": 12 * 4 * 24,
         "ratio": pytest.approx((12 * one + 3 * base) / (12 * 4 * 24)),
     }
-    assert set(result["seconds"]) == {"total", "open", "prepare", "rounds", "gate", "release"}
+    assert set(result["seconds"]) == {"total", "open", "prepare", "rounds", "earlier", "gate", "release"}
     assert result == json.loads((tmp_path / "runs" / "r1" / "result.json").read_bytes())
 
 
@@ -138,6 +138,7 @@ def test_fault_38_a_full_disk_at_the_moment_of_release(
     monkeypatch.setattr("server.run.judge", lambda *_, **__: pytest.fail("judged again"))
     result = execute(folder.load_job(), ScriptedGrid([]), folder)
     assert result["outcome"] == "released"
+    assert 0 < result["seconds"]["earlier"] == result["seconds"]["rounds"]
     assert result["gate"]["holdouts"][0]["uses"] == 1
 
 
