@@ -42,7 +42,7 @@ _ATTACK_STEPS = 20
 _ATTACKED = 1000
 _COMMAND = "python -m simulations.benchmarks.objectives --mnist mnist.npz"
 _SHARDS = Setting("2nn", "shards", epochs=5, target=0.93, rate=0.05, rounds=150, fraction=0.2)
-_IID = Setting("2nn", "iid", epochs=1, target=1.0, rate=0.1, rounds=20, sites=10, fraction=1.0)
+_IID = Setting("2nn", "iid", epochs=1, target=1.0, rate=0.1, rounds=5, sites=10, fraction=1.0)
 _DRIFT = {"FedAvg": '[strategy]\nname = "fedavg"\n', "SCAFFOLD": '[strategy]\nname = "scaffold"\n'}
 _NORMS = {"FedAvg, BatchNormalization averaged": _DRIFT["FedAvg"], "FedBN": '[strategy]\nname = "fedbn"\n'}
 _ROBUST = {
@@ -74,7 +74,7 @@ def scaffold(train: Images, test: Images, seeds: Sequence[int], work: Path, *, s
     """Rounds to the target on two shards for each site."""
     setting = replace(_SHARDS, rounds=2, sites=10) if smoke else _SHARDS
     title = f"Rounds to {100 * setting.target:g} % on MNIST, two shards at each of {setting.sites} sites"
-    table = Table("objectives-scaffold", title, ("", "rounds", "best accuracy, %", "MB"), command=_COMMAND)
+    table = Table("objectives-scaffold", title, ("", "rounds", "best accuracy, %", "MB"))
     for name, strategy in _DRIFT.items():
         runs = [_mcmahan(setting, strategy, train, test, seed, work) for seed in seeds]
         curves = [[moment.event["metrics"]["accuracy"] for moment in run.of("monitored")] for run in runs]
@@ -93,7 +93,7 @@ def feature_shift(train: Images, test: Images, seeds: Sequence[int], work: Path,
     rounds, each = (2, 60) if smoke else (15, 300)
     title = f"Accuracy at {len(_looks(0))} sites whose images differ in look, {each} images each, {rounds} rounds"
     columns = ("", "at sites, mean, %", "at the worst site, %")
-    table = Table("objectives-feature-shift", title, columns, command=_COMMAND)
+    table = Table("objectives-feature-shift", title, columns)
     for name, strategy in _NORMS.items():
         means, worst = [], []
         for seed in seeds:
@@ -111,7 +111,7 @@ def attack(train: Images, test: Images, seeds: Sequence[int], work: Path, *, smo
     """Accuracy on the test images as they are, and under attack."""
     setting = replace(_IID, rounds=2) if smoke else _IID
     title = f"Accuracy under attack by PGD within {EPSILON:g}, {_ATTACK_STEPS} steps, after {setting.rounds} rounds"
-    table = Table("objectives-attack", title, ("", "accuracy, %", "under attack, %"), command=_COMMAND)
+    table = Table("objectives-attack", title, ("", "accuracy, %", "under attack, %"))
     shown = test.take(slice(_ATTACKED))
     for name, strategy in _ROBUST.items():
         pairs = []
@@ -235,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train, test = (made_up(1200), made_up(400, seed=1)) if options.smoke else load_mnist(options.mnist)
         names = options.only or list(PARTS)
         tables = [PARTS[name](train, test, range(options.seeds), work, smoke=options.smoke) for name in names]
-        emit([replace(table, environment=machine) for table in tables], options)
+        command = f"{_COMMAND} --seeds {options.seeds}"
+        emit([replace(table, environment=machine, command=command) for table in tables], options)
     except FedretrainError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
