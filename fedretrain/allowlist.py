@@ -17,6 +17,7 @@ Nothing else resolves, names registered elsewhere in the process included, and n
 import functools
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ from .errors import ConfigurationError, ModelRefused
 
 REFUSED = ("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
 """Public layers that carry code, or open files their configuration names."""
+
+CALLED_FROM = "FEDRETRAIN_CALLED_FROM"
+"""Environment: the folder where the user called the command, in processes that work elsewhere."""
 
 MAX_DEPTH = 200
 _KEYS = frozenset({"class_name", "module", "registered_name"})
@@ -61,10 +65,12 @@ def check_tree(tree: Any, allow_modules: Sequence[str] = ()) -> dict[str, Any]:
 def import_named(module: str, key: str) -> Any:
     """Import a module the operator named under ``key``, also from the current folder.
 
+    In a process that works elsewhere that is the folder which the environment's ``CALLED_FROM`` names.
+
     Raises:
         ConfigurationError: It cannot be imported.
     """
-    here = str(Path.cwd())
+    here = os.environ.get(CALLED_FROM) or str(Path.cwd())
     sys.path.append(here)
     try:
         return importlib.import_module(module)

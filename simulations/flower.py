@@ -5,6 +5,7 @@ Invariants:
 - The app that runs is the staged one (``fedretrain.bundle``), on a SuperLink of its own (``simulations.superlink``).
 - What happens stands in the run's folder, written by the app; this module reads it there and keeps nothing itself.
 - However it ends, no process is left when ``run_flower`` returns.
+- A run that does not begin is given up: after ``_BEGIN_S``, or once its process ended or was started a second time.
 
 SuperLink starts a process with the ServerApp in it, and that starts Ray with one actor per worker; each actor keeps its
 trainer warm (``client.app``). Where ``RAY_ADDRESS`` names a Ray cluster that runs already, the actors are there, as
@@ -36,6 +37,9 @@ _POLL_S = 0.2
 _REACH_S = 10.0
 _QUIET_S = 15.0  # without an event for so long, Flower is asked whether the run still goes on; then after twice as long
 _QUIET_MOST_S = 60.0  # asking takes a process and seconds of a core
+_BEGIN_S = 900.0  # for a run to begin; less than SuperLink's lease, so that nothing is started twice until then
+_TELL_S = 60.0  # without a beginning for so long, the user is told
+_LOOK_S = 1.0
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -100,15 +104,57 @@ def _check_cluster(address: str) -> None:
 def _follow(link: SuperLink, run: str, watch: "_Watch") -> None:
     """Return when the app has said how the run ended; raises MachineError where it is not going to."""
     root = watch.folder.root
+    start = _Start(link, watch)
     while not watch.ended():
-        if not link.alive or (watch.worried() and link.finished(run)):
+        over = not link.alive or (watch.worried() and link.finished(run)) or start.died()
+        if over:
             if watch.ended():
                 return
             link.take_log(run)
             raise MachineError(f"{root}: Flower ended the run without a result{link.tail()}")
+        if fault := start.fault():
+            raise MachineError(f"{root}: {fault}; it can be resumed when this machine is less busy; see {link.log}")
         if watch.overdue():
             raise MachineError(f"{root}: no result in time; it can be resumed{link.tail()}")
         time.sleep(_POLL_S)
+
+
+class _Start:
+    """Whether the process of a run gets going; asked again and again until the app has said something."""
+
+    def __init__(self, link: SuperLink, watch: "_Watch") -> None:
+        self._link, self._watch = link, watch
+        self._began = self._looked = time.monotonic()
+        self._launches: set[bytes] = set()
+        self._gone = 0  # looks in a row
+        self._told = False
+
+    def died(self) -> bool:
+        """Whether the process was there, is gone, and nothing began."""
+        if self._watch.begun or time.monotonic() < self._looked + _LOOK_S:
+            return False
+        self._looked = time.monotonic()
+        living = self._link.launches()
+        self._launches |= living
+        self._gone = self._gone + 1 if self._launches and not living else 0
+        return self._gone > 1
+
+    def fault(self) -> str | None:
+        """What keeps the run from beginning, None where it may still begin."""
+        seconds = time.monotonic() - self._began
+        if self._watch.begun:
+            return None
+        if len(self._launches) > 1:
+            return "Flower started the run's process again, and refuses the first one, which took too long to start"
+        if seconds > _BEGIN_S:
+            return f"Flower has not begun the run within {seconds / 60:.0f} min"
+        if seconds > _TELL_S and not self._told:
+            self._told = True
+            self._watch.tell(
+                f"Flower's simulation runtime is not up after {seconds:.0f} s, which a busy machine explains; it has "
+                f"{_BEGIN_S / 60:.0f} min; see {self._link.log}"
+            )
+        return None
 
 
 def _result(folder: RunFolder) -> dict[str, Any]:
@@ -129,6 +175,7 @@ class _Watch:
 
     def __init__(self, folder: RunFolder, on_event: OnEvent | None = None, timeout: float | None = None) -> None:
         self.folder = folder
+        self.begun = False  # whether the app has said anything
         self._on_event = on_event
         self._seen = folder.events.stat().st_size if folder.events.exists() else 0
         self._last, self._patience = time.monotonic(), _QUIET_S
@@ -137,11 +184,18 @@ class _Watch:
     def ended(self) -> bool:
         """Pass on what is there; whether the app has said how the run ended."""
         ended = self.folder.result.exists() or self.folder.failure.exists()
+        self.begun |= ended
         for event in self._events():
+            self.begun = True
             self._last, self._patience = time.monotonic(), _QUIET_S
             if self._on_event is not None:
                 self._on_event(event)
         return ended
+
+    def tell(self, text: str) -> None:
+        """Pass on a warning that is not the app's."""
+        if self._on_event is not None:
+            self._on_event({"event": "warning", "text": text})
 
     def worried(self) -> bool:
         """Whether it was quiet for long; once, then the quiet time counts anew, and has to be longer."""

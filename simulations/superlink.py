@@ -24,13 +24,17 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
+from fedretrain.allowlist import CALLED_FROM
 from fedretrain.errors import MachineError
 
 from .process import environment
+from .supervisor import below
 
+LEASE_S = 3600.0  # how long the process of a run may take to start before Flower starts another one
+_RUNNER = "flwr-simulation"
 _CONNECTION = "simulation"
-_START_S = 120.0
-_CALL_S = 120.0
+_START_S = 300.0  # also on a busy machine: Flower's imports take seconds on a quiet one
+_CALL_S = 300.0
 _END_S = 30.0  # more than the supervisor's patience
 _POLL_S = 0.1
 _SHORT = 32  # characters; Ray adds about 70, and a socket's path may have 107
@@ -52,12 +56,13 @@ class SuperLink:
     Args:
         home: An empty folder for Flower's home, its working folder and its connections.
         log: File for what it and everything below it print; written afresh.
+        lease_s: Seconds that the process of a run may take to start, before Flower starts another one.
 
     Raises:
         MachineError: It does not start.
     """
 
-    def __init__(self, home: Path, log: Path) -> None:
+    def __init__(self, home: Path, log: Path, lease_s: float = LEASE_S) -> None:
         self._home, self._log = home / "flwr", log
         self._work = home / "work"  # empty: Flower imports from where it works
         for made in (self._home, self._work):
@@ -67,15 +72,18 @@ class SuperLink:
         self._environment = {
             **environment(),
             **_SETTINGS,
+            CALLED_FROM: str(Path.cwd()),  # modules of the user's may lie there
             "FLWR_HOME": str(self._home),  # after what is inherited: a researcher may have one set
             "PATH": os.pathsep.join([str(scripts), os.environ.get("PATH", os.defpath)]),
         }
+        if os.environ.get("RAY_ADDRESS"):  # a cluster's actors are given Flower's path, and nothing else from here
+            self._environment["PYTHONPATH"] += os.pathsep + str(Path.cwd())  # behind all that is installed
         if len(str(home)) <= _SHORT and not os.environ.get("RAY_ADDRESS"):
             self._environment["RAY_TMPDIR"] = str(home)  # Ray's logs and sockets go with the rest
         self._port = _free_port()
         connection = f'[superlink.{_CONNECTION}]\naddress = "127.0.0.1:{self._port}"\ninsecure = true\n'
         (self._home / "config.toml").write_text(connection)
-        self._popen = self._launch(str(scripts / "flower-superlink"))
+        self._popen = self._launch(lease_s)
 
     def __enter__(self) -> "SuperLink":
         try:
@@ -94,6 +102,11 @@ class SuperLink:
         return self._popen.pid
 
     @property
+    def log(self) -> Path:
+        """What it and everything below it print."""
+        return self._log
+
+    @property
     def alive(self) -> bool:
         """Whether it runs."""
         return self._popen.poll() is None
@@ -106,6 +119,19 @@ class SuperLink:
         options = ["--run-config", str(settings), "--federation-config", pairs]
         answer = self._call("run", str(app), _CONNECTION, *options)
         return str(answer["run-id"])
+
+    def launches(self) -> set[bytes]:
+        """The processes of runs that live, each by its command line; empty where there is no /proc.
+
+        The token of its launch stands there, so two launches differ, and a process and its fork do not.
+        """
+        found = set()
+        for pid in below(self.pid):
+            with contextlib.suppress(OSError):  # gone meanwhile
+                line = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if any(Path(os.fsdecode(word)).name == _RUNNER for word in line.split(b"\0")[:2]):  # after Python
+                    found.add(line)
+        return found
 
     def finished(self, run_id: str) -> bool:
         """``flwr ls``: whether Flower holds the run for finished, however it ended."""
@@ -136,9 +162,10 @@ class SuperLink:
         self._popen.kill()
         self._popen.wait()
 
-    def _launch(self, command: str) -> subprocess.Popen[bytes]:
+    def _launch(self, lease_s: float) -> subprocess.Popen[bytes]:
         options = ["--insecure", "--simulation", "--isolation", "subprocess", "--host", "127.0.0.1"]
-        supervised = [sys.executable, "-P", "-m", "simulations.supervisor", command]
+        module = [sys.executable, "-P", "-m"]
+        supervised = [*module, "simulations.supervisor", *module, "simulations.launcher", str(lease_s)]
         try:
             with self._log.open("wb") as log:
                 return subprocess.Popen(

@@ -5,7 +5,8 @@ Invariants:
 - The end of the process that started the supervisor, however it ends, is the end of that input.
 - Nobody hides: a process whose parent dies becomes the supervisor's own child, whatever session it is in (Linux).
   Elsewhere the command's session is all that is found.
-- The supervisor ends when all of them are gone: first they are asked, and killed three seconds later.
+- The supervisor ends when all of them are gone: first they are asked, and killed three seconds later, and so is what
+  they start meanwhile.
 
 Use: ``python -m simulations.supervisor COMMAND ARGUMENT...``
 """
@@ -19,7 +20,7 @@ import threading
 import time
 from pathlib import Path
 
-_PATIENCE_S = 3.0
+_PATIENCE_S = {signal.SIGTERM: 3.0, signal.SIGKILL: 10.0}
 _POLL_S = 0.1
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -62,14 +63,16 @@ def _watch(child: "subprocess.Popen[bytes]") -> None:
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + _PATIENCE_S
+    for sent, patience in _PATIENCE_S.items():
+        deadline = time.monotonic() + patience
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, sent)
-        for pid in below(os.getpid()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, sent)
-        while below(os.getpid()) and time.monotonic() < deadline:
+        sent_to: set[int] = set()
+        while (left := set(below(os.getpid()))) and time.monotonic() < deadline:
+            for pid in left - sent_to:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, sent)
+            sent_to |= left
             time.sleep(_POLL_S)
 
 

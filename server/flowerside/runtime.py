@@ -98,17 +98,32 @@ class Runtime:
         return RuntimeHttpClient.from_server_address(address, False, ca, [version, interceptor])
 
 
-def run_superlink(arguments: Sequence[str]) -> None:
-    """Be a SuperLink with these command line arguments until a signal ends it."""
+def run_superlink(arguments: Sequence[str], lease_s: float | None = None) -> None:
+    """Be a SuperLink with these command line arguments until a signal ends it; ``lease_s`` as for ``lease_tasks``."""
     import uvicorn
     from flwr.superlink import main
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
+    if lease_s is not None:
+        lease_tasks(lease_s)
     # clients that keep their connections open would otherwise hold up its end for half a minute
     uvicorn.run = functools.partial(uvicorn.run, timeout_graceful_shutdown=SHUTDOWN_S)
     main._get_middleware = functools.partial(direct, main._get_middleware)  # noqa: SLF001 - no public way
     sys.argv = ["flower-superlink", *arguments]
     flower_superlink()
+
+
+def lease_tasks(seconds: float) -> None:
+    """Leave who takes a task so many seconds to say the first word about it, before it is given to another.
+
+    Flower leaves 30, which a process on a busy machine spends on its imports: its token is void before it can use it,
+    and the next process makes the machine busier. How long the silence of a task that runs may be stays as it is.
+    """
+    from flwr.supercore.corestate import in_memory_corestate, sql_corestate
+
+    for state in (in_memory_corestate, sql_corestate):
+        silence = state.HEARTBEAT_PATIENCE * state.HEARTBEAT_DEFAULT_INTERVAL
+        vars(state).update(HEARTBEAT_DEFAULT_INTERVAL=seconds, HEARTBEAT_PATIENCE=silence / seconds)
 
 
 class Beside:

@@ -4,13 +4,14 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
 import pytest
 from keras import layers
 
-from fedretrain.allowlist import _LOOKUPS, REFUSED, _public_classes, check_tree
+from fedretrain.allowlist import _LOOKUPS, CALLED_FROM, REFUSED, _public_classes, check_tree, import_named
 from fedretrain.architecture import build, to_json
 from fedretrain.errors import ConfigurationError, ModelRefused
 
@@ -225,6 +226,21 @@ def test_a_module_that_cannot_be_imported_is_the_operators_error() -> None:
     """It says which key named it and where it was looked for."""
     with pytest.raises(ConfigurationError, match="allow_modules: expected a module that is installed or lies in"):
         check_tree(obj("X", module="no_such_module", registered_name="X"), ["no_such_module"])
+
+
+def test_a_process_that_works_elsewhere_looks_where_the_command_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After all that is installed; and a module that is not there is said to be missing there."""
+    for name in ("lies_here", "json"):
+        (tmp_path / f"{name}.py").write_text("HERE = True\n")
+    monkeypatch.setenv(CALLED_FROM, str(tmp_path))
+    assert import_named("lies_here", "allow_modules").HERE
+    monkeypatch.delitem(sys.modules, "json")
+    assert not hasattr(import_named("json", "allow_modules"), "HERE")
+    with pytest.raises(ConfigurationError, match=f"installed or lies in {tmp_path}, got 'no_such'"):
+        import_named("no_such", "allow_modules")
+    assert str(tmp_path) not in sys.path
 
 
 def test_an_own_class_cannot_take_the_place_of_an_operation() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 from fedretrain.errors import ConfigurationError, MachineError
 from server.flowerside import Control, Runtime, blob_size, head, key_bytes
-from server.flowerside.runtime import _NOT_FOR, Beside, direct
+from server.flowerside.runtime import _NOT_FOR, Beside, direct, lease_tasks
 
 from .fleet import Link, Raw, Site, make_bundle, make_federation, raw_records, running
 
@@ -152,6 +153,47 @@ def test_nothing_is_imported_of_flowers_internals_before_it_is_needed() -> None:
     """Importing the module loads neither the SuperLink nor uvicorn."""
     code = "import sys, server.flowerside; sys.exit(any(m in sys.modules for m in ('uvicorn', 'flwr.superlink.main')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["memory", "sql"])
+def test_a_task_that_was_taken_is_left_alone_for_the_lease(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's 30 s become the lease, after which it may be taken again; a task that runs may be silent for 60 s."""
+    from flwr.server.superlink.linkstate import LinkStateFactory
+    from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME, TaskType
+    from flwr.supercore.corestate import in_memory_corestate, sql_corestate
+    from flwr.supercore.object_store import ObjectStoreFactory
+    from flwr.superlink.federation import NoOpFederationManager
+
+    def passes(seconds: float) -> None:
+        later = datetime.now(UTC) + timedelta(seconds=seconds)
+        for module in (in_memory_corestate, sql_corestate):
+            monkeypatch.setattr(module, "now", lambda: later)
+
+    def kept(seconds: float) -> bool:
+        """Whether a task that is taken, and one that runs, are still theirs who took them after this time."""
+        passes(0)
+        task = state.create_task(TaskType.SIMULATION, run)
+        token = state.claim_task(task)
+        if running:
+            state.activate_task(task)
+        passes(seconds)
+        return state.get_task_by_token(token) is not None
+
+    for module in (in_memory_corestate, sql_corestate):
+        for name, value in (("HEARTBEAT_DEFAULT_INTERVAL", 30), ("HEARTBEAT_PATIENCE", 2)):
+            assert getattr(module, name) == value
+            monkeypatch.setattr(module, name, value)
+    database = FLWR_IN_MEMORY_DB_NAME if kind == "memory" else str(tmp_path / "db")
+    state = LinkStateFactory(database, NoOpFederationManager(), ObjectStoreFactory()).state()
+    run = state.create_run(None, None, None, {}, "@none/default", None, None, TaskType.SIMULATION)
+    running = False
+    assert [kept(s) for s in (25, 35)] == [True, False]
+    lease_tasks(600)
+    assert [kept(s) for s in (590, 610)] == [True, False]
+    running = True
+    assert [kept(s) for s in (55, 65)] == [True, False]
 
 
 @pytest.mark.parametrize("size", [1, 105, 127, 128, 20_000, 4 * 2**20])

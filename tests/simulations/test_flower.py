@@ -7,19 +7,20 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from fedretrain.allowlist import CALLED_FROM
 from fedretrain.bundle import stage_app
 from fedretrain.errors import ConfigurationError, MachineError, RunFailed
 from fedretrain.runfolder import RunFolder
 from simulations import flower
-from simulations.flower import _follow, _result, _Watch, run_flower
-from simulations.superlink import SuperLink
+from simulations.flower import _BEGIN_S, _follow, _result, _Watch, run_flower
+from simulations.superlink import LEASE_S, SuperLink
 from simulations.supervisor import below
 
 from .test_engine import eventually, gone
@@ -32,6 +33,11 @@ class Link:
     alive: bool = True
     over: bool = False
     taken: bool = False
+    living: list[set[bytes]] = field(default_factory=list)  # at each look; the last one stays
+    log: Path = Path("flower.log")
+
+    def launches(self) -> set[bytes]:
+        return (self.living.pop(0) if len(self.living) > 1 else self.living[0]) if self.living else set()
 
     def finished(self, _run: str) -> bool:
         return self.over
@@ -51,6 +57,48 @@ def test_a_run_that_ends_without_a_word_is_the_machines_failure(
     monkeypatch.setattr(flower, "_QUIET_S", 0.0)
     with pytest.raises(MachineError, match="ended the run without a result; see the log"):
         _follow(link, "1", _Watch(RunFolder(tmp_path)))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_POLL_S", "_LOOK_S", "_TELL_S"):
+        monkeypatch.setattr(flower, name, 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_process_that_ends_before_the_run_begins_is_noticed(tmp_path: Path) -> None:
+    """Flower itself would wait until the process's lease is over."""
+    link = Link(living=[set(), {b"a"}, set(), {b"a"}, set()])
+    with pytest.raises(MachineError, match="ended the run without a result; see the log"):
+        _follow(link, "1", _Watch(RunFolder(tmp_path)))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_process_that_is_started_twice_is_noticed(tmp_path: Path) -> None:
+    """The first one is refused from then on, and there would be more and more of them."""
+    link = Link(living=[{b"a"}, {b"a", b"b"}])
+    with pytest.raises(MachineError, match=r"started the run's process again, .* less busy; see flower\.log$"):
+        _follow(link, "1", _Watch(RunFolder(tmp_path)))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_run_that_does_not_begin_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user is told once that it takes long, and where the log is; then how it ended, and what to do."""
+    monkeypatch.setattr(flower, "_BEGIN_S", 0.2)
+    events: list[dict[str, Any]] = []
+    with pytest.raises(MachineError, match=r"not begun the run within .* can be resumed .*; see flower\.log$"):
+        _follow(Link(living=[{b"a"}]), "1", _Watch(RunFolder(tmp_path), events.append))  # type: ignore[arg-type]
+    assert [(e["event"], "see flower.log" in e["text"]) for e in events] == [("warning", True)]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_run_that_has_begun_may_be_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the beginning is limited; how long a round takes is the caller's affair."""
+    monkeypatch.setattr(flower, "_BEGIN_S", 0.1)
+    watch = _Watch(RunFolder(tmp_path), timeout=0.4)
+    watch.folder.events.write_text('{"event": "run-started"}\n')
+    with pytest.raises(MachineError, match="no result in time"):
+        _follow(Link(living=[{b"a"}]), "1", watch)  # type: ignore[arg-type]
 
 
 def test_a_run_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
@@ -75,7 +123,9 @@ def test_superlink_works_in_an_empty_folder(link: SuperLink) -> None:
     assert len(pids) >= 2
     for pid in pids:
         assert os.listdir(f"/proc/{pid}/cwd") == []  # noqa: PTH208  # a link of the kernel's
-        assert f"FLWR_HOME={link._home}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert f"FLWR_HOME={link._home}".encode() in environment
+        assert f"{CALLED_FROM}={Path.cwd()}".encode() in environment  # where the user's modules are
 
 
 @pytest.mark.slow
@@ -119,6 +169,51 @@ def test_superlink_ends_with_its_parent(tmp_path: Path, sent: signal.Signals) ->
         parent.send_signal(sent)
         parent.wait(20)
     eventually(lambda: all(gone(p) for p in pids), 10)
+
+
+@pytest.fixture
+def slow_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process of a run takes seconds before it does anything, as on a busy machine."""
+    late = "import sys, time\nif any(a.endswith('flwr-simulation') for a in sys.orig_argv): time.sleep(6)\n"
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "sitecustomize.py").write_text(late)
+    monkeypatch.syspath_prepend(str(tmp_path / "late"))
+
+
+def launch(link: SuperLink, tmp_path: Path) -> str:
+    return link.run(stage_app(tmp_path / "app"), {"run": str(tmp_path)}, {"num-supernodes": 2})
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slow_start")
+def test_a_slow_start_is_one_process(tmp_path: Path) -> None:
+    """It is started once, however long its imports take, and Flower goes on with it."""
+    launches: set[bytes] = set()
+
+    def status() -> str:
+        [run] = link._call("ls", "simulation")["runs"]
+        launches.update(link.launches())
+        return str(run["status"])
+
+    with SuperLink(tmp_path, tmp_path / "log") as link:
+        launch(link, tmp_path)
+        eventually(lambda: status() == "starting")
+        eventually(lambda: status() not in {"pending", "starting"}, 60)
+    assert len(launches) == 1
+    assert LEASE_S > _BEGIN_S  # so that it is so until the run is given up
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("slow_start")
+def test_a_run_whose_processes_are_refused_is_given_up_without_a_rest(tmp_path: Path) -> None:
+    """Flower starts a process again when its lease is over: what the lease is for. All of them are ended."""
+    with SuperLink(tmp_path, tmp_path / "log", lease_s=1) as link:
+        run = launch(link, tmp_path)
+        with pytest.raises(MachineError, match="started the run's process again"):
+            _follow(link, run, _Watch(RunFolder(tmp_path), timeout=60))
+        pids = below(link.pid)
+        assert len(link.launches()) > 1
+    assert all(gone(p) for p in pids)
 
 
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
