@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from .digest import json_digest
 from .errors import ConfigurationError
@@ -183,11 +183,18 @@ class HoldoutSection(Section):
 class MonitorSection(Section):
     """Data that the global model is measured on while the run goes on; they decide about no release."""
 
-    path: Path = Field(description=".npz file as a holdout's, and not one of the holdouts")
+    path: Path = Field(description=".npz file as a holdout's; should be none of the holdouts")
     metric: Literal["accuracy", "auc", "loss"] | None = Field(None, description="default: from the job's metrics")
     output: str | None = Field(None, description="which output is measured, where the model has several")
     every: int = Field(1, ge=1, description="rounds from one measurement to the next; the last round always has one")
     stop_at: float | None = Field(None, description="value of the metric that is enough: the run then ends early")
+
+    @field_validator("stop_at")
+    @classmethod
+    def _can_be_meant(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and (expected := unmeant_target(info.data.get("metric"), value)):
+            raise ValueError(f"expected {expected}, got {value:g}")
+        return value
 
     @property
     def as_holdout(self) -> HoldoutSection:
@@ -199,6 +206,13 @@ class MonitorSection(Section):
         if self.stop_at is None:
             return False
         return value <= self.stop_at if metric == "loss" else value >= self.stop_at
+
+
+def unmeant_target(metric: str | None, value: float) -> str | None:
+    """What is expected of a target in place of ``value``; None where it can be meant, or ``metric`` is not settled."""
+    if metric in {"accuracy", "auc"} and not 0 < value <= 1:
+        return f"above 0 and at most 1, as {metric} is a share"
+    return None
 
 
 class ContractSection(Section):

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from fedretrain.dataset import Dataset
 from fedretrain.errors import ConfigurationError
+from fedretrain.job import TrainSection, unmeant_target
 
 from . import paired
 from .measure import Arrays, Measure, NotByExample, Scorer, choose_measure, make_scorer, two_labels
 from .plan import Plan
 from .scores import make_predictor
+
+_BELOW_ZERO = frozenset({"cosinesimilarity", "kldivergence", "poisson"})  # of Keras' losses
 
 BATCH_BYTES = 4 << 20  # of one batch's inputs and labels, with at least 32 and at most 1024 examples in it
 
@@ -45,7 +48,8 @@ class Yardstick:
         data: Checked, in the contract's dtypes (``fedretrain.dataset.as_arrays``).
 
     Raises:
-        ConfigurationError: There is no ``monitor``, or its metric or output does not fit the model.
+        ConfigurationError: There is no ``monitor``, its metric or output does not fit the model, or no model can reach
+            its ``stop_at``.
     """
 
     def __init__(self, plan: Plan, data: Dataset) -> None:
@@ -54,6 +58,7 @@ class Yardstick:
         self._plan = plan
         self._data = _without_idle(data)
         self._measure = choose_measure(plan.job.monitor.as_holdout, plan.contract, plan.train)
+        check_target(self._measure.metric, plan.job.monitor.stop_at, plan.train)
         every_output = tuple(range(len(plan.contract.outputs)))
         outputs = self._measure.outputs if self._measure.metric == "loss" else every_output
         self._scorers: dict[str, Scorer] = {
@@ -124,6 +129,23 @@ class Yardstick:
             value = float(np.average(scores, weights=weights))
         value = -value if name == "loss" else value
         return value + 0.0 if np.isfinite(value) else None
+
+
+def check_target(metric: str, target: float | None, train: TrainSection) -> None:
+    """Raise ConfigurationError where a target cannot be meant, now that the metric is settled."""
+    if target is None:
+        return
+    expected = unmeant_target(metric, target)
+    if metric == "loss" and target < 0 and not _goes_below_zero(train):
+        expected = "0 or more, as the job's loss is"
+    if expected is not None:
+        raise ConfigurationError(f"monitor.stop_at: expected {expected}, got {target:g}")
+
+
+def _goes_below_zero(train: TrainSection) -> bool:
+    losses = train.loss.values() if isinstance(train.loss, dict) else [train.loss]
+    names = (loss if isinstance(loss, str) or loss is None else loss.name for loss in losses)
+    return any(name is None or name.lower().replace("_", "") in _BELOW_ZERO for name in names)
 
 
 def _without_idle(data: Dataset) -> Dataset:

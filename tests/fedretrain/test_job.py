@@ -104,6 +104,19 @@ def test_impossible_numbers_are_refused_by_key(folder: Path, section: str, key: 
     assert refusal(folder, **{section: {key: value}}).startswith(f"{section}.{key}: ")
 
 
+@pytest.mark.parametrize(
+    ("metric", "target", "said"),
+    [
+        ("accuracy", 95.0, "expected above 0 and at most 1, as accuracy is a share, got 95"),
+        ("auc", 0.0, "expected above 0 and at most 1, as auc is a share, got 0"),
+    ],
+)
+def test_a_target_that_cannot_be_meant_is_refused(folder: Path, metric: str, target: float, said: str) -> None:
+    """Under its key, where the job names the metric."""
+    monitor = {"path": "old.npz", "metric": metric, "stop_at": target}
+    assert refusal(folder, monitor=monitor) == f"monitor.stop_at: {said}"
+
+
 def test_epochs_and_steps_exclude_each_other(folder: Path) -> None:
     """Two measures of local work at once are refused."""
     assert "local_epochs or local_steps" in refusal(folder, train={"local_epochs": 1, "local_steps": 5})

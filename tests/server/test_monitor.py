@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 
 from fedretrain.errors import ConfigurationError
-from fedretrain.job import MonitorSection, load_job
+from fedretrain.job import MonitorSection, TrainSection, load_job
 from server.checkpoint import Checkpoint
 from server.events import EventLog
 from server.monitor import Watching
 from server.rounds import Rounds
-from server.yardstick import Reading
+from server.yardstick import Reading, check_target
 
 from .grid import NumpySite, pull_towards
 from .keras_job import make_job, start
@@ -160,6 +161,29 @@ def test_data_that_do_not_fit_are_said_before_the_first_round(tmp_path: Path) ->
     with pytest.raises(ConfigurationError, match=r"holdout 'monitor': .*monitor.npz: .*shape"):
         start(job, tmp_path)
     assert not (tmp_path / "registry").exists()
+
+
+def test_a_target_beyond_the_settled_metric_is_refused(tmp_path: Path) -> None:
+    """Where the job's first metric is accuracy, no model comes to 95."""
+    with pytest.raises(ConfigurationError, match=r"^monitor.stop_at: expected above 0 and at most 1.*, got 95$"):
+        start(job_with(tmp_path / "job", stop_at=95), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("loss", "possible"),
+    [
+        ("sparse_categorical_crossentropy", False),
+        ({"name": "mse"}, False),
+        ("cosine_similarity", True),
+        ({"name": "Poisson"}, True),
+    ],
+)
+def test_a_loss_below_zero_is_a_target_where_there_is_one(loss: Any, possible: bool) -> None:
+    """Few of Keras' losses go there."""
+    train = TrainSection.model_validate({"loss": loss})
+    with nullcontext() if possible else pytest.raises(ConfigurationError, match="expected 0 or more"):
+        check_target("loss", -0.5, train)
+    check_target("loss", 0.0, train)
 
 
 def test_where_a_watched_job_lies_is_not_part_of_it(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_start_that_broke_off_is_gone_on_with_to_the_same_bits(
 def test_a_monitors_target_ends_the_job(job: Path, tmp_path: Path) -> None:
     """With a target that any model reaches one round is made, in one segment."""
     path = job.with_name("watched.toml")
-    path.write_text(job.read_text() + '[monitor]\npath = "new.npz"\nstop_at = 0.0\n')
+    path.write_text(job.read_text() + '[monitor]\npath = "new.npz"\nstop_at = 0.001\n')
     result = start(path, tmp_path)
     assert [record["round"] for record in result["rounds"]] == [1]
     assert [segment["rounds"] for segment in result["segments"]] == [1]
