@@ -100,7 +100,7 @@ def test_everything_a_person_asks_is_there() -> None:
         ),
         (
             {"command": 8.0, "total": 3.0, "open": 0.5, "prepare": 0.0, "rounds": 20.4, "earlier": 19.4},
-            "8.0 s: starting 5.5 s, prepare 0.0 s, rounds 1.0 s, gate 1.0 s, release 0.5 s; rounds 20.4 s of all starts",
+            ": starting 5.5 s, prepare 0.0 s, rounds 1.0 s, gate 1.0 s, release 0.5 s; rounds 20.4 s of all starts",
         ),
         (
             {"command": 8.0, "total": 30.0, "open": 0.5, "prepare": 2.0, "rounds": 20.4, "earlier": 0.0},
