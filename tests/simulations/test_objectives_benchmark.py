@@ -36,10 +36,12 @@ def test_every_site_looks_different_and_stays_within_bounds() -> None:
 
 
 @pytest.mark.slow
-def test_it_runs(tmp_path: Path) -> None:
-    """The smoke run of FedBN makes its table: two lines, accuracies at all sites and at the worst."""
+def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smoke run of FedBN makes its table: accuracies at all sites and at the worst."""
+    monkeypatch.setattr(objectives, "_NORMS", {"FedBN": objectives._NORMS["FedBN"]})
     call = ["--smoke", "--seeds", "1", "--only", "feature-shift", "--json", str(tmp_path / "t.json")]
     assert objectives.main(call) == 0
     [table] = read(tmp_path / "t.json")
-    assert [row[0] for row in table.rows] == ["FedAvg, BatchNormalization averaged", "FedBN"]
-    assert all(worst <= mean for _, mean, worst in table.rows)
+    [[name, mean, worst]] = table.rows
+    assert name == "FedBN"
+    assert 0 <= worst <= mean <= 100
