@@ -54,6 +54,7 @@ class Learner:
 
     Attributes:
         graph: Its steps and evaluations.
+        note: What whoever runs it should know of how it trains; empty where that is as usual.
         supply: What the objective is given beside what is received; to be brought before ``start``.
 
     Raises:
@@ -98,7 +99,7 @@ class Learner:
         self._subtract = traced(self._state.minus, [self._state.signature[0]])
         self._at_once = AtOnce(self.graph, self._state)
         self.compiled = chosen(self._model, request.train) if compiled is None else compiled
-        self._fits = False
+        self._fits, self.note = False, ""
         if trains_itself(self._model):
             self._fit_from_now_on("it has a training step of its own")
 
@@ -243,10 +244,12 @@ class Learner:
             return self.graph.evaluate(total, piece, first=first)
         except tf.errors.OpError:
             raise
-        except Exception:
+        except Exception as error:
             if not self.graph.traced:
                 raise
             self.graph.traced = False
+            why = f"it cannot be traced, {type(error).__name__}"
+            self._tell(f"{why}; it is computed operation by operation, more slowly")
             return self.graph.evaluate(total, piece, first=first)
 
     def _simplify(self, error: Exception) -> None:
@@ -262,11 +265,16 @@ class Learner:
 
     def _fit_from_now_on(self, why: str) -> None:
         """Train through Keras; said once for a model. Raises DeclinedRequest where the strategy adds to the loss."""
-        log.warning("model %s: %s; it trains through Keras' fit, more slowly", self._model.name, why)
         if not self.graph.descent.plain:
+            log.warning("model %s: %s", self._model.name, why)
             expected = "one without objectives in a step, for this model trains by a step of its own"
             raise DeclinedRequest("request-invalid", "strategy", expected)
+        self._tell(f"{why}; it trains through Keras' fit, more slowly")
         self._fits = True
+
+    def _tell(self, text: str) -> None:
+        self.note = f"model {self._model.name}: {text}"
+        log.warning("%s", self.note)
 
 
 def _check_variables(model: Any, request: PrepareRequest) -> None:

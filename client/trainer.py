@@ -151,6 +151,12 @@ class Trainer:
             self._beside = Trainer(compile=self._compile, resident_bytes=self._resident_bytes)
         return self._beside
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever runs this should know of how the models at hand train, each text once."""
+        own = (self._learner.note,) if self._learner is not None and self._learner.note else ()
+        return tuple(dict.fromkeys(own + (self._beside.notes if self._beside else ())))
+
     def prepare(self, request: PrepareRequest, allow_modules: tuple[str, ...] = ()) -> None:
         """Build the model a request asks for, and keep it; what training will need is checked here.
 

@@ -128,6 +128,7 @@ class WorkerPool:
         self.memory = Memory.create()
         self._requests = _Requests(max(1, workers))
         self._warnings: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._noted: tuple[Sites | None, set[str]] = (None, set())
         self._lock = threading.Lock()
         self._closed = False
         self._serving = self.places = max(1, workers)
@@ -213,12 +214,21 @@ class WorkerPool:
             if not process.send(request, place):
                 self._requests.put([request])
                 return "while it waited", answered
-            answer, cause = _answer_of(process, request)
+            answer, cause = _answer_of(process, request, self._note)
             request.done(answer)
             if cause:
                 return cause, answered or answer.error != ENDED
             answered = True
         return "", answered
+
+    def _note(self, sites: Sites, note: str) -> None:
+        """Tell the operator what a worker said, once in a run however many workers say it."""
+        with self._lock:
+            if self._noted[0] is not sites:
+                self._noted = sites, set()
+            if note not in self._noted[1]:
+                self._noted[1].add(note)
+                self._warnings.put(note)
 
     def _start(self, place: int) -> "Process | None":
         """A new worker for the place; None when the pool is closed or the machine cannot start one."""
@@ -244,13 +254,15 @@ class WorkerPool:
             request.done(Answer(None, "no worker process is left"))
 
 
-def _answer_of(process: "Process", request: Request) -> tuple[Answer, str]:
+def _answer_of(process: "Process", request: Request, note: Callable[[Sites, str], None]) -> tuple[Answer, str]:
     """The answer to a request that was sent; and where the worker is of no use after it, under which circumstances."""
     while process.answers_by(request.expires):
         frame = process.receive()
         if frame is None:
             return Answer(None, ENDED), f"while it served {request.about}, whose answer is lost"
         header, body = frame
+        for text in header.get("notes", ()):
+            note(request.sites, text)
         if header["kind"] == "answer" and request.some is not None:
             request.some(header)
         elif header["kind"] == "failed":

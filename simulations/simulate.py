@@ -87,6 +87,7 @@ def _run_local(task: Task, job: Job, folder: RunFolder, pool: "WorkerPool", prog
     """The result, with the sites in worker processes."""
     progress.say("loading TensorFlow and the model")
     from client.trainer import configure_process
+    from server.events import EventLog
     from server.run import execute
 
     from .engine import LocalGrid
@@ -94,7 +95,8 @@ def _run_local(task: Task, job: Job, folder: RunFolder, pool: "WorkerPool", prog
 
     configure_process()  # the gate computes as the trainers do
     sites = Sites(simulated_sites(job), folder.store, job.model.allow_modules, task.poison)
-    with LocalGrid(sites, pool=pool, on_event=progress) as grid:
+    tell = EventLog(folder, progress)
+    with LocalGrid(sites, pool=pool, on_event=lambda event: tell(**event)) as grid:
         return execute(job, grid, folder, progress)
 
 

@@ -18,9 +18,8 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -103,6 +102,9 @@ class Handler(Protocol):
     def combine(self, header: dict[str, Any], memory: Memory, tell: Tell) -> None:
         """Train a group of sites and answer (``simulations.group``)."""
 
+    def notes(self) -> Iterable[str]:
+        """What the operator should know of how the sites are served; asked before each frame, each is sent once."""
+
 
 class SiteHandler:
     """The real handler: the sites of ``client``, one trainer for all of them, kept warm for the process's life."""
@@ -149,6 +151,10 @@ class SiteHandler:
             self._received = header["globals"], [array.copy() for array in values]
         Group(header, memory, request, self._received[1], self._ready, tell).run()
 
+    def notes(self) -> Iterable[str]:
+        """See ``Handler``."""
+        return self._trainer.notes
+
     def _prepared(self, run: str) -> PrepareRequest:
         """The same object for as long as nothing is prepared, so that what was derived from it stays good."""
         if self._request is None or self._request[0] != run:
@@ -182,11 +188,18 @@ def load(reference: str) -> Any:
 
 
 def serve(handler: Handler, memory: Memory, inbox: "queue.SimpleQueue[Frame]", answers: IO[bytes]) -> None:
-    """Answer the frames of ``inbox``, in order, without end."""
-    tell = partial(write_frame, answers)
+    """Answer the frames of ``inbox``, in order, without end; each has the ``notes`` that are new."""
+    noted: set[str] = set()
+
+    def tell(header: dict[str, Any], body: bytes = b"") -> None:
+        notes = [note for note in handler.notes() if note not in noted]
+        noted.update(notes)
+        write_frame(answers, header | ({"notes": notes} if notes else {}), body)
+
     while True:
         header, body = inbox.get()
         if header["kind"] == "setup":
+            noted.clear()  # another run's operator has not been told
             handler.configure(Sites.from_header(header))
             continue
         try:

@@ -248,6 +248,8 @@ def test_a_training_step_of_the_models_own_is_kept(caplog: pytest.LogCaptureFixt
     assert weights_digest(first.update) == weights_digest(again.update)
     assert first.metrics["train-loss"] == pytest.approx(np.average(losses, weights=[8, 8, 8, 6] * 2), rel=1e-5)
     assert len([r for r in caplog.records if "step of its own" in r.getMessage()]) == 1
+    [note] = trainer.notes
+    assert note.endswith("it has a training step of its own; it trains through Keras' fit, more slowly")
     proximal = case(halved(), allow=OWN, strategy=NamedConfig(name="fedprox", mu=1.0))
     with pytest.raises(DeclinedRequest, match="strategy"):
         train(proximal, data, Trainer(), allow=OWN)
@@ -262,6 +264,7 @@ def test_a_layer_that_cannot_be_traced_trains_all_the_same() -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,), name="x"), Looks(), keras.layers.Dense(3, "softmax")])
     of = case(model, allow=OWN, metrics=("accuracy",), validation_fraction=0.3)
-    result = train(of, examples(of, 40), Trainer(), allow=OWN)
+    result = train(of, examples(of, 40), trainer := Trainer(), allow=OWN)
     assert all(np.abs(update).max() > 0 for update in result.update)
     assert {"val-loss", "val-accuracy", "train-loss"} < set(result.metrics)
+    assert "cannot be traced" in trainer.notes[0]

@@ -75,6 +75,9 @@ class Numbers:
         assert isinstance(answer, RecordDict)
         return answer
 
+    def notes(self) -> list[str]:
+        return []
+
     def combine(self, header: dict[str, Any], memory: Memory, tell: Tell) -> None:
         request = PrepareRequest(
             run=header["run"],

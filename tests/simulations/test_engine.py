@@ -152,6 +152,15 @@ def test_what_a_site_prints_stays_out_of_the_frames(grid: LocalGrid) -> None:
     assert collect(grid, [message_id])[message_id].has_content()
 
 
+def test_what_workers_note_is_told_once_in_a_run(pool: WorkerPool) -> None:
+    """However many workers and messages say it; the next run's operator is told again."""
+    for _ in range(2):
+        told: list[dict[str, Any]] = []
+        with LocalGrid(sites(), pool=pool, on_event=told.append) as grid:
+            collect(grid, grid.push_messages([message(node, "train.note") for node in (1, 2, 3, 1, 2, 3)]))
+        assert told == [{"event": "warning", "text": "a slow model"}]
+
+
 def test_an_exception_in_a_worker_is_an_error_reply(grid: LocalGrid) -> None:
     """The class of the exception travels, its text does not; the worker goes on."""
     [message_id] = grid.push_messages([message(1, "train.fail")])
