@@ -129,6 +129,20 @@ def test_superlink_works_in_an_empty_folder(link: SuperLink) -> None:
 
 
 @pytest.mark.slow
+def test_a_clusters_actors_find_the_users_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have Flower's path: where the command was called comes last, behind all that is installed."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.chdir(tmp_path)
+    link = SuperLink(tmp_path, tmp_path / "log")
+    try:
+        environment = eventually(Path(f"/proc/{link.pid}/environ").read_bytes)  # empty while the process begins
+    finally:
+        link.end()
+    [path] = [e for e in environment.split(b"\0") if e.startswith(b"PYTHONPATH=")]
+    assert os.fsdecode(path).split(os.pathsep)[-2:] == [sys.path[-1], str(tmp_path)]
+
+
+@pytest.mark.slow
 def test_flowers_refusal_is_said(link: SuperLink, tmp_path: Path) -> None:
     """What ``flwr run`` answers when it does not take the app is in the error."""
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
@@ -189,13 +203,13 @@ def launch(link: SuperLink, tmp_path: Path) -> str:
 def test_a_slow_start_is_one_process(tmp_path: Path) -> None:
     """It is started once, however long its imports take, and Flower goes on with it."""
     launches: set[bytes] = set()
-
-    def status() -> str:
-        [run] = link._call("ls", "simulation")["runs"]
-        launches.update(link.launches())
-        return str(run["status"])
-
     with SuperLink(tmp_path, tmp_path / "log") as link:
+
+        def status() -> str:
+            [run] = link._call("ls", "simulation")["runs"]
+            launches.update(link.launches())
+            return str(run["status"])
+
         launch(link, tmp_path)
         eventually(lambda: status() == "starting")
         eventually(lambda: status() not in {"pending", "starting"}, 60)
