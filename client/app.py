@@ -90,4 +90,4 @@ def _run(run: str) -> tuple[Job, SiteStore, tuple[SiteSource, ...]]:
 def _site(run: str, partition: int) -> Site:
     job, store, sources = _run(run)
     source = sources[partition]
-    return Site(source.name, source.load, store, _trainer(), job.model.allow_modules)
+    return Site(source.name, source.load, store, _trainer(), job.model.allow_modules, names_files=True)

@@ -4,7 +4,8 @@ Invariants:
 
 - Every request has an answer; nothing raises. What goes wrong becomes a ``Declined`` with a code.
 - No row, value or file name of the site's data, and no text of an exception, is in an answer or in the log. The log
-  has where an unexpected error arose and its class; its text only at level DEBUG, for such texts quote data.
+  has where an unexpected error arose and its class; its text only at level DEBUG, for such texts quote data. A
+  simulation's sites name the file that they cannot read: it is their operator's.
 - Nothing is stored, built or trained before what it comes from is checked.
 """
 
@@ -85,6 +86,7 @@ class Site:
         allow_modules: Modules of this site whose layer classes a model may use.
         policy: How many examples are needed and how long training may take; None asks nothing.
         spool: A folder where updates lie until they are sent, instead of in memory.
+        names_files: Whether a refusal may name a data file: in a simulation, whose operator they belong to.
     """
 
     def __init__(  # noqa: PLR0913 - each is another part of a site
@@ -97,6 +99,7 @@ class Site:
         *,
         policy: Policy | None = None,
         spool: Path | None = None,
+        names_files: bool = False,
     ) -> None:
         self.name = name
         self._load = load
@@ -105,6 +108,7 @@ class Site:
         self._allow_modules = tuple(allow_modules)
         self._policy = policy
         self._spool = spool
+        self._names_files = names_files
         self._chooser = Chooser(name, store.replay, policy)
         self._data: tuple[str, Dataset] | None = None
         self._contract: Contract | None = None  # the object the data were last asked for with: no digest to compare
@@ -319,7 +323,7 @@ class Site:
         try:
             return self._load(contract)
         except DataMismatch as mismatch:
-            if mismatch.code != "data-unreadable":
+            if self._names_files or mismatch.code != "data-unreadable":
                 raise
             raise DataMismatch(mismatch.code, "the site's data file", mismatch.expected) from None  # not its name
 

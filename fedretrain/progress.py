@@ -42,6 +42,8 @@ class Progress:
         self._standing = Standing()
         self._in_rounds = False
         self._told: set[tuple[str, str]] = set()
+        self._sites = 0
+        self._declined: list[tuple[str, str]] = []  # they come one after the other, and are told together
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -50,6 +52,7 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._tell_declined()
         if kind is None:
             self._end_step()
         if self._live is not None:
@@ -57,6 +60,7 @@ class Progress:
 
     def say(self, step: str) -> None:
         """Begin a step; the one before is done."""
+        self._tell_declined()
         self._end_step()
         self._step, self._since, self._in_rounds = step, time.monotonic(), False
         if self._live is None:
@@ -80,15 +84,23 @@ class Progress:
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Take an event of the run (``server.events``)."""
         self._standing.take(event)
+        if event["event"] != "site-declined":
+            self._tell_declined()
         handler = getattr(self, "_on_" + str(event["event"]).replace("-", "_"), None)
         if handler is not None:
             handler(event)
 
     def _on_run_started(self, event: Mapping[str, Any]) -> None:
+        self._sites = len(event.get("sites", ()))
         self.say("asking the sites whether their data fit" if event["completed"] < event["rounds"] else "resuming")
 
     def _on_site_declined(self, event: Mapping[str, Any]) -> None:
-        self.warn(f"{event['site']} does not take part: {words.declined(event)}")
+        self._declined.append((str(event["site"]), words.declined(event)))
+
+    def _tell_declined(self) -> None:
+        reasons, self._declined = self._declined, []
+        for who, why in words.together(reasons, self._sites):
+            self.warn(f"{who} {'does not take' if (who, why) in reasons else 'take no'} part: {why}")
 
     def _on_sum_refused(self, event: Mapping[str, Any]) -> None:
         self.warn(f"{event['site']} is not in the sum {event['sum']}: {words.quarantined(event)}")

@@ -59,8 +59,9 @@ def show_rounds(console: Console, rounds: Sequence[Record], refused: Sequence[Re
     if rounds:
         console.print(table)
         console.print(f"[dim]  {label}: a site's claim about the model it received; norm: of its update[/]")
-    for event in {event["site"]: event for event in refused}.values():
-        console.print(f"[yellow]! {escape(str(event['site']))} took no part: {escape(words.declined(event))}[/]")
+    last = {str(event["site"]): words.declined(event) for event in refused}
+    for who, why in words.together(last.items()):
+        console.print(f"[yellow]! {escape(who)} took no part: {escape(why)}[/]")
 
 
 def _rows(record: Record, claim: str) -> Iterator[tuple[str, ...]]:

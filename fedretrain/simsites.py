@@ -91,14 +91,15 @@ class SiteSource:
         """The arrays the contract names, as they are; ``fedretrain.dataset.check_dataset`` has still to be asked.
 
         Raises:
-            DataMismatch: As ``fedretrain.dataset.load_npz``; ``data-unreadable`` also where a folder's arrays have
-                fewer rows than its index promises.
+            DataMismatch: As ``fedretrain.dataset.load_npz``; ``data-unreadable`` also where a folder's array is
+                damaged, or has fewer rows than the index promises; it names the file.
         """
         if self.start is None or self.stop is None:
             return load_npz(self.file, contract, partial=True)
         arrays = {name: array[self.start : self.stop] for name, array in _mapped(self.file).items()}
-        if any(len(array) != self.stop - self.start for array in arrays.values()):
-            raise _unreadable(self.file, f"arrays of {self.stop} rows or more, as {INDEX} says")
+        for name, array in arrays.items():
+            if len(array) != self.stop - self.start:
+                raise _unreadable(f"{self.file.name}/{name}.npy", f"{self.stop} rows or more, as {INDEX} says")
         if self.preprocessing is not None:
             arrays["preprocessing"] = np.array(self.preprocessing)
         return from_arrays(arrays, contract, partial=True)
@@ -193,16 +194,23 @@ def _mapped(folder: Path) -> dict[str, Array]:
     """The arrays of a folder, mapped once in a process for as long as its index stays the same."""
     try:
         status = (folder / INDEX).stat()
-        return _map(folder, (status.st_ino, status.st_mtime_ns))
-    except (OSError, ValueError, EOFError):  # ValueError: no npy, or pickled objects
-        raise _unreadable(folder, f"a folder that `fedretrain partition` wrote: {INDEX} and undamaged arrays") from None
+    except OSError:
+        raise _unreadable(folder.name, f"a folder that `fedretrain partition` wrote, with {INDEX}") from None
+    return _map(folder, (status.st_ino, status.st_mtime_ns))
 
 
 @functools.lru_cache(maxsize=4)
 def _map(folder: Path, _version: tuple[int, int]) -> dict[str, Array]:
-    files = sorted(folder.glob("*.npy"))
-    return {file.stem: np.asarray(np.load(file, mmap_mode="r", allow_pickle=False)) for file in files}
+    return {file.stem: _array(file) for file in sorted(folder.glob("*.npy"))}
 
 
-def _unreadable(folder: Path, expected: str) -> DataMismatch:
-    return DataMismatch("data-unreadable", folder.name, expected)
+def _array(file: Path) -> Array:
+    try:
+        return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError):  # ValueError: no npy, cut short, or pickled objects
+        where = f"{file.parent.name}/{file.name}"
+        raise _unreadable(where, "an undamaged array, as `fedretrain partition` wrote it") from None
+
+
+def _unreadable(where: str, expected: str) -> DataMismatch:
+    return DataMismatch("data-unreadable", where, expected)

@@ -1,6 +1,6 @@
 """Codes, numbers and paths in words, as progress, tables and the lists of the server's commands show them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ DECLINED = {
     "training-diverged": "training diverged",
     "site-failure": "failed, see the site's log",
 }
+MOST_NAMED = 5
+"""Sites of one reason up to which each is named."""
 FLAGS = {"examples-capped": "counts; claimed more examples than declared"}
 
 
@@ -65,6 +67,28 @@ def declined(entry: Mapping[str, Any]) -> str:
     where = f" at {entry['where']}" if entry.get("where") else ""
     expected = f"; expected {entry['expected']}" if entry.get("expected") else ""
     return DECLINED.get(code, QUARANTINED.get(code, code)) + where + expected
+
+
+def together(reasons: Iterable[tuple[str, str]], asked: int = 0) -> list[tuple[str, str]]:
+    """Who and why, with those of one reason as one: ``a``, ``3 sites (a, b, c)`` or ``all 10 sites``.
+
+    Args:
+        reasons: A site's name and its reason, each.
+        asked: How many sites there are at all; 0 where that is not known.
+    """
+    sites: dict[str, list[str]] = {}
+    for who, why in reasons:
+        sites.setdefault(why, []).append(who)
+    return [(_sites(names, asked), why) for why, names in sites.items()]
+
+
+def _sites(names: list[str], asked: int) -> str:
+    if len(names) == 1:
+        return names[0]
+    if len(names) == asked:
+        return f"all {asked} sites"
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{len(names)} sites ({', '.join(names[:MOST_NAMED])}{more})"
 
 
 def flag(name: str) -> str:

@@ -11,6 +11,7 @@ from functools import partial
 
 from flwr.serverapp import Grid
 
+from fedretrain import words
 from fedretrain.contract import keys
 from fedretrain.errors import RejectedUpdate, RunFailed
 from fedretrain.messages import BASE, PREPARE, BaseReply, BaseRequest, Declined, PrepareReply, PrepareRequest, pack
@@ -40,7 +41,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Who is ready, by name; why others are not, one line each; bytes of arrays that were sent for it."""
+    """Who is ready, by name; why others are not, one line for each reason; bytes of arrays that were sent for it."""
 
     sites: dict[str, Site]
     refusals: tuple[str, ...]
@@ -99,7 +100,8 @@ class Preparation:
         for site in sites.values():
             counts = {"train_examples": site.train_examples, "validation_examples": site.validation_examples}
             self._emit("site-prepared", site=site.name, **counts)
-        return Prepared(sites, tuple(_line(refusal) for refusal in refusals), base_bytes)
+        told = words.together(((refusal["site"], _reason(refusal)) for refusal in refusals), len(nodes))
+        return Prepared(sites, tuple(f"{who}: {why}" for who, why in told), base_bytes)
 
     def _answers(self, nodes: Sequence[int], deadline_s: float) -> dict[int, PrepareReply | Declined | RejectedUpdate]:
         """What each node answers first."""
@@ -169,6 +171,6 @@ def _refusal(who: str, answer: PrepareReply | Declined | RejectedUpdate) -> dict
     return {"site": who, "code": answer.code, "where": "", "expected": answer.detail}
 
 
-def _line(refusal: dict[str, str]) -> str:
+def _reason(refusal: dict[str, str]) -> str:
     where = f" at {refusal['where']}" if refusal["where"] else ""
-    return f"{refusal['site']}: {refusal['code']}{where}" + (f" ({refusal['expected']})" if refusal["expected"] else "")
+    return f"{refusal['code']}{where}" + (f" ({refusal['expected']})" if refusal["expected"] else "")

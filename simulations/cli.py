@@ -126,13 +126,15 @@ def _run(options: "Options", as_json: bool) -> tuple[dict[str, Any], "Task"]:
             _print_json(_failure(task, error))
         elif task is not None and isinstance(error, RunFailed):
             _show(task, None)
-        if task is not None and task.begun and _can_resume(error):
+        if task is not None and task.begun and _can_resume(task, error):
             typer.echo(f"what was finished is kept; to go on: {task.resume_command}", err=True)
         raise
 
 
-def _can_resume(error: BaseException) -> bool:
-    """Whether the same start can end otherwise later; what is wrong with a job or its data stays wrong."""
+def _can_resume(task: "Task", error: BaseException) -> bool:
+    """Whether there is something to go on with; what is wrong with a job, or with data at the start, stays wrong."""
+    if isinstance(error, RunFailed) and _events(task, "site-declined") and not _events(task, "round-finished"):
+        return False
     return getattr(error, "exit_code", None) != ConfigurationError.exit_code
 
 

@@ -168,7 +168,8 @@ class SiteHandler:
         from client.site import Site
 
         source = self._of.sources[name]
-        return Site(name, source.load, self._store, self._trainer, self._of.allow_modules)
+        of = self._of.allow_modules
+        return Site(name, source.load, self._store, self._trainer, of, names_files=True)
 
 
 def _kept(content: RecordDict, reply: RecordDict) -> tuple[RecordDict, BaseReply] | None:

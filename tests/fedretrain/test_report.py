@@ -258,6 +258,22 @@ def test_what_a_monitor_read_is_told_as_it_comes_and_at_the_end() -> None:
     assert "Watched loss 2 at the start, 0.5 after round 2; best 0.4 after round 1" in told
 
 
+@pytest.mark.parametrize("ended", [{"event": "failed", "reason": "too few"}, None])
+def test_sites_that_refuse_alike_are_one_line(ended: dict[str, Any] | None) -> None:
+    """As soon as anything else happens, or the run ends."""
+    stream = io.StringIO()
+    with Progress(Console(file=stream, width=200)) as progress:
+        progress({"event": "run-started", "sites": list("abc"), "rounds": 2, "completed": 0})
+        for site in "abc":
+            progress({"event": "site-declined", "site": site, "code": "data-empty", "where": "x", "expected": ""})
+        if ended:
+            progress(ended)
+            assert "no data" in stream.getvalue()
+    assert [line for line in stream.getvalue().splitlines() if "no data" in line] == [
+        "! all 3 sites take no part: no data at x"
+    ]
+
+
 def test_progress_on_a_terminal_leaves_what_is_done() -> None:
     """On a terminal finished steps stay, with their seconds."""
     text = watched(force_terminal=True, color_system=None)

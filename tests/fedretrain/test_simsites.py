@@ -113,10 +113,13 @@ def test_arrays_that_are_short_or_damaged_are_refused(parts: Path) -> None:
     """No site trains on fewer rows than its index promises, or on bytes that are no array."""
     site = simulated_sites(job_over(parts.parent, "parts"))["b"]
     np.save(parts / "x.npy", X[:5])
-    with pytest.raises(DataMismatch, match="data-unreadable at parts: expected arrays of 6 rows"):
+    with pytest.raises(DataMismatch, match=r"data-unreadable at parts/x.npy: expected 6 rows or more, as sites.json"):
         site.load(CONTRACT)
     (parts / "sites.json").touch()  # a folder is looked at again when its index is another
     (parts / "x.npy").write_bytes(b"not an array")
+    with pytest.raises(DataMismatch, match=r"data-unreadable at parts/x.npy: expected an undamaged array"):
+        site.load(CONTRACT)
+    (parts / "sites.json").unlink()
     with pytest.raises(DataMismatch, match="data-unreadable at parts: expected a folder"):
         site.load(CONTRACT)
 

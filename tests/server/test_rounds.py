@@ -210,6 +210,13 @@ def test_too_few_sites_that_can_train_is_said_with_every_reason(tmp_path: Path) 
     assert e.value.exit_code == 4
 
 
+def test_what_all_sites_refuse_is_said_once(tmp_path: Path) -> None:
+    """However many they are."""
+    given = [NumpySite(name, declines={PREPARE: ("data-empty", "x", "")}) for name in "abcdefgh"]
+    with pytest.raises(RunFailed, match=r"got 0; declined: all 8 sites: data-empty at x$"):
+        Loop(tmp_path, given).run()
+
+
 def test_a_site_that_declares_without_bound_costs_the_others_nothing(tmp_path: Path) -> None:
     """It declares 10^12 examples and falls silent: its count is cut to 1000 times the median, and rounds go on."""
     boastful = NumpySite("x", 10**12, tamper=only(TRAIN, silent))

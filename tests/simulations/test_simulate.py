@@ -138,6 +138,24 @@ def test_only_what_can_be_resumed_says_how(
     assert ("--resume" in capfd.readouterr().err) is hint
 
 
+@pytest.mark.usefixtures("ended")
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_what_sites_refuse_at_the_start_is_nothing_to_go_on_with(
+    job: Path, rounds: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With a round that counts there is."""
+
+    def failing(task: Task, job: Any, folder: RunFolder, *_: Any) -> None:
+        for event in ["site-declined", *["round-finished"] * rounds]:
+            folder.append_event({"event": event, "site": "a", "code": "data-empty"})
+        raise RunFailed("too few")
+
+    monkeypatch.setattr(simulate, "_run_local", failing)
+    monkeypatch.setattr("simulations.cli._show", lambda *_: None)
+    assert cli.run(["simulate", str(job)]) == 4
+    assert ("--resume" in capfd.readouterr().err) == bool(rounds)
+
+
 def test_a_job_without_sites_is_refused_before_anything_starts(job: Path) -> None:
     """What can be seen without TensorFlow is seen at once."""
     job.write_text(JOB.replace("sites/*.npz", "nowhere/*.npz"))

@@ -116,6 +116,11 @@ def test_other_data_that_do_not_fit(run: RunFolder, site: str, code: str) -> Non
     assert declined(run, site)[0] == code
 
 
+def test_a_file_that_cannot_be_read_is_named(run: RunFolder) -> None:
+    """In a simulation it is the operator's own."""
+    assert declined(run, "text") == ("data-unreadable", "text.npz")
+
+
 def test_no_value_of_the_data_is_written_down_anywhere(run: RunFolder) -> None:
     """Neither the events, the result, the lineage nor the workers' logs hold the value that only the data have."""
     out = run.root.parent.parent
