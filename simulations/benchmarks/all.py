@@ -112,9 +112,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulations.benchmarks.all", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="takes everything that is made")
     parser.add_argument("--mnist", type=Path, metavar="PATH", help="mnist.npz; default: Keras downloads it")
-    parser.add_argument("--into", type=Path, metavar="FILE", action="append", default=[], help="documents with tables")
     parser.add_argument("--only", nargs="+", choices=list(PIECES), default=list(PIECES), help="some of the tables")
-    parser.add_argument("--smoke", action="store_true", help="little made-up data: shows only that it runs")
+    either = parser.add_mutually_exclusive_group()  # figures of made-up data are nobody's to read
+    either.add_argument("--into", type=Path, metavar="FILE", action="append", default=[], help="documents with tables")
+    either.add_argument("--smoke", action="store_true", help="little made-up data: shows only that it runs")
     return parser.parse_args(arguments)
 
 

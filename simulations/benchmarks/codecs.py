@@ -58,7 +58,7 @@ _NOTE = (
     "is the mean of the test accuracies after the last ten rounds, then of all seeds; a difference below the spread "
     "over seeds says nothing. Coding is CPU time for one update of the 2NN, at the site and at the server together, "
     "without the file in which topk keeps what it leaves out; what that is, a site adds to its update when it is next "
-    "asked, here every tenth round."
+    "asked, here in {asked:.0%} of the rounds."
 )
 
 
@@ -151,7 +151,7 @@ def _table(setting: Setting, found: Mapping[str, Sequence[Outcome]]) -> Table:
             *("difference, points", f"rounds to {100 * TARGET:g} %", "coding, ms"),
         ),
         baseline="float32",
-        note=_NOTE,
+        note=_NOTE.format(asked=setting.fraction),
         command="python -m simulations.benchmarks.codecs --mnist mnist.npz",
     )
     plain = found.get("float32")

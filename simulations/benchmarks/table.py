@@ -114,6 +114,11 @@ class Table:
             lines += ["", text]
         return "\n".join(lines) + "\n"
 
+    def of_smoke(self) -> "Table":
+        """The table with a title and a command that are those of a smoke run."""
+        command = re.sub(r" --mnist \S+", "", self.command) + " --smoke" if self.command else self.command
+        return replace(self, title=f"{self.title} (smoke run: shows only that it runs)", command=command)
+
     def as_json(self) -> dict[str, Any]:
         """The table in the format above."""
         value = {"format": FORMAT, **asdict(replace(self, rows=[], columns=list(self.columns)))}
@@ -133,19 +138,20 @@ def common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what all benchmarks have: ``--json --markdown --into --mnist --smoke``."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables as JSON")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
-    parser.add_argument("--into", type=Path, metavar="FILE", help="replace the tables in a document")
     parser.add_argument("--mnist", type=Path, metavar="PATH", help="mnist.npz; default: Keras downloads it")
-    parser.add_argument("--smoke", action="store_true", help="seconds, little made-up data: shows only that it runs")
+    either = parser.add_mutually_exclusive_group()  # figures of made-up data are nobody's to read
+    either.add_argument("--into", type=Path, metavar="FILE", help="replace the tables in a document")
+    either.add_argument("--smoke", action="store_true", help="seconds, little made-up data: shows only that it runs")
 
 
 def emit(tables: Sequence[Table], options: argparse.Namespace) -> None:
-    """Print the tables as Markdown, and write the files that ``common_arguments`` name.
+    """Print the tables as Markdown, and write the files that ``common_arguments`` name; those of a smoke run say so.
 
     Raises:
         MachineError: A file cannot be written.
         ConfigurationError: The document of ``--into`` lacks a table's markers.
     """
-    ended = [table.ended() for table in tables]
+    ended = [(table.of_smoke() if options.smoke else table).ended() for table in tables]
     text = "\n".join(table.markdown() for table in ended)
     if options.json:
         atomic.write_json(options.json.resolve(), [table.as_json() for table in ended])

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -50,13 +51,26 @@ def test_a_figure_stands_beside_its_ratio_to_the_baseline() -> None:
 
 def test_a_table_survives_its_json(tmp_path: Path) -> None:
     """What ``emit`` writes as JSON is read as the same table, with machine and load."""
-    options = Namespace(json=tmp_path / "t.json", markdown=tmp_path / "t.md", into=None)
+    options = Namespace(json=tmp_path / "t.json", markdown=tmp_path / "t.md", into=None, smoke=False)
     tables.emit([some_table()], options)
     [found] = tables.read(options.json)
     assert found.markdown() == options.markdown.read_text()
     assert found.rows[1][1] == Figure(0.75, 0.5)
     assert found.environment.load_after is not None
     assert json.loads(options.json.read_bytes())[0]["rows"][1][1]["ratio"] == 1.5
+
+
+def test_a_smoke_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In title and command, wherever the table is written; and no document takes its figures."""
+    options = Namespace(json=tmp_path / "t.json", markdown=None, into=None, smoke=True)
+    tables.emit([replace(some_table(), command="python -m x --mnist mnist.npz --seeds 2")], options)
+    assert "**A title (smoke run: shows only that it runs)**" in capsys.readouterr().out
+    assert tables.read(options.json)[0].command == "python -m x --seeds 2 --smoke"
+    parser = ArgumentParser()
+    tables.common_arguments(parser)
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["--smoke", "--into", "page.md"])
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_a_table_goes_between_its_markers_and_nowhere_else(tmp_path: Path) -> None:
@@ -150,7 +164,9 @@ def test_all_tables_are_made_once_and_a_failure_costs_one(tmp_path: Path, monkey
         asked.append(call[call.index("-m") + 1].rpartition(".")[2])
         if asked[-1] == "sites":
             return 1
-        tables.emit([some_table()], Namespace(json=Path(call[call.index("--json") + 1]), markdown=None, into=None))
+        tables.emit(
+            [some_table()], Namespace(json=Path(call[call.index("--json") + 1]), markdown=None, into=None, smoke=False)
+        )
         return 0
 
     monkeypatch.setattr(everything, "_run", run)
