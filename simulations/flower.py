@@ -106,12 +106,13 @@ def _follow(link: SuperLink, run: str, watch: "_Watch") -> None:
     root = watch.folder.root
     start = _Start(link, watch)
     while not watch.ended():
-        over = not link.alive or (watch.worried() and link.finished(run)) or start.died()
-        if over:
+        over = not link.alive or (watch.worried() and link.finished(run))
+        if over or start.died():
             if watch.ended():
                 return
             link.take_log(run)
-            raise MachineError(f"{root}: Flower ended the run without a result{link.tail()}")
+            what = "Flower ended the run without a result" if over else "the run's process ended before the run began"
+            raise MachineError(f"{root}: {what}{link.tail()}")
         if fault := start.fault():
             raise MachineError(f"{root}: {fault}; it can be resumed when this machine is less busy; see {link.log}")
         if watch.overdue():

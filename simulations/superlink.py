@@ -35,6 +35,7 @@ _RUNNER = "flwr-simulation"
 _CONNECTION = "simulation"
 _START_S = 300.0  # also on a busy machine: Flower's imports take seconds on a quiet one
 _CALL_S = 300.0
+_LOG_S = 30.0  # of a run that Flower does not hold for finished, the log has no end
 _END_S = 30.0  # more than the supervisor's patience
 _POLL_S = 0.1
 _SHORT = 32  # characters; Ray adds about 70, and a socket's path may have 107
@@ -141,8 +142,11 @@ class SuperLink:
     def take_log(self, run_id: str) -> None:
         """``flwr log``: add what the processes of a run printed to the log; Flower keeps it apart, and for a while."""
         call = [self._flwr, "log", run_id, _CONNECTION, "--show"]
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            printed = self._output(call)
+        with contextlib.suppress(OSError):
+            try:
+                printed = self._output(call, _LOG_S)
+            except subprocess.TimeoutExpired as expired:
+                printed = expired.output or b""
             with self._log.open("ab") as log:
                 log.write(printed)
 
@@ -202,9 +206,9 @@ class SuperLink:
             raise MachineError(f"flwr {arguments[0]}: {str(answer.get('error-message', answer)).strip()}")
         return answer
 
-    def _output(self, call: list[str]) -> bytes:
+    def _output(self, call: list[str], limit_s: float = _CALL_S) -> bytes:
         done = subprocess.run(
-            call, cwd=self._work, env=self._environment, capture_output=True, timeout=_CALL_S, check=False
+            call, cwd=self._work, env=self._environment, capture_output=True, timeout=limit_s, check=False
         )
         return done.stdout
 

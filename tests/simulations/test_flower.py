@@ -69,7 +69,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_that_ends_before_the_run_begins_is_noticed(tmp_path: Path) -> None:
     """Flower itself would wait until the process's lease is over."""
     link = Link(living=[set(), {b"a"}, set(), {b"a"}, set()])
-    with pytest.raises(MachineError, match="ended the run without a result; see the log"):
+    with pytest.raises(MachineError, match="process ended before the run began; see the log"):
         _follow(link, "1", _Watch(RunFolder(tmp_path)))  # type: ignore[arg-type]
 
 
