@@ -7,7 +7,8 @@ sites before the first round (``client.sums.fisher``) and combined on the server
 
 The sum runs over the variables that train, λ is ``strength``. F is a mean over examples, as L is: λ = 1 would weigh old
 examples as much as new ones if the old loss were the parabola that F describes. Far from θ* it is steeper, and λ of
-hundreds to thousands is what keeps old behaviour. Plain gradient steps with rate η diverge where η λ F reaches 2, which
+hundreds to thousands is what keeps old behaviour, and far more where the model is so sure of its answers that F is
+tiny (``simulations/examples/ewc.toml``). Plain gradient steps with rate η diverge where η λ F reaches 2, which
 the run says before its first round; optimizers such as Adam bear more.
 
 Against the paper: F comes of many sites, each of which draws one label per example from the model's own answers; there
@@ -63,7 +64,7 @@ class EWC(ObjectiveSettings):
 
     name: ClassVar[str] = "ewc"
     companions: ClassVar[tuple[str, ...]] = ("fisher",)
-    strength: float = Field(100.0, ge=0, description="λ, weight of the penalty; hundreds to thousands are usual")
+    strength: float = Field(100.0, ge=0, description="λ, weight of the penalty; hundreds and more are usual")
     examples: int = Field(1000, ge=1, description="examples a site uses for its estimate, at most")
     labels: str = Field("model", pattern="^(model|data)$", description="whose labels: model (drawn) or data")
 
