@@ -7,6 +7,8 @@ policy allows.
 import logging
 from pathlib import Path
 
+import numpy as np
+
 from fedretrain.dataset import Dataset
 from fedretrain.digest import json_digest, sha256
 from fedretrain.errors import DeclinedRequest, MachineError
@@ -89,15 +91,19 @@ class Chooser:
             check_examples(self._policy, request, len(chosen.train) if chosen else self.counts(request, data)[0])
 
     def trained(self, request: PrepareRequest, data: Dataset) -> None:
-        """An update was made: what it was trained on is kept as far as the policy allows, once for a run.
+        """An update was made: what it could be trained on is kept as far as the policy allows, once for a run.
+
+        In the mode "replay" that includes all old examples of the site's own data that its rounds draw from.
 
         Where the disk does not take it, the log says so; the update is none the worse.
         """
         rules = self._rules(request)
         if not rules.examples or (self._kept is not None and self._kept == (request.run, id(data))):
             return
-        chosen = self.selection(request, data)
-        rows = chosen.chosen if chosen is not None else parted(data, request.train, self._site).mine
+        chosen, parts = self.selection(request, data), parted(data, request.train, self._site)
+        rows = chosen.chosen if chosen is not None else parts.mine
+        if request.train.mode == "replay":
+            rows = np.union1d(rows, parts.old)
         self._kept = request.run, id(data)
         try:
             self._untold = self._replay.keep(request.contract, rules, data, rows)
@@ -108,6 +114,10 @@ class Chooser:
         """How many examples are kept for later runs, where that has changed since this was last asked; else 0."""
         count, self._untold = self._untold, 0
         return count
+
+    def damaged(self) -> int:
+        """How many files of kept examples were found changed, or without their key, since this was last asked."""
+        return self._replay.damaged()
 
     def _drawn(self, request: PrepareRequest, data: Dataset) -> Dataset | None:
         if request.train.mode != "replay":

@@ -128,6 +128,8 @@ class Gatekeeper:
         self._record_asked(claims, content)
         leaving = reviewed(self._answer(claims, message), self._site_file.policy, self._site.counts)
         self._record(leaving.kind, claims, **leaving.fields)
+        if damaged := self._site.damaged():
+            self._record("kept", claims, damaged=damaged)
         if kept := self._site.kept():
             self._record("kept", claims, examples=kept)
         self._nonces.answered(claims.nonce, claims.expires)

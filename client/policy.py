@@ -201,7 +201,7 @@ def _kept(rules: ReplayRules) -> str:
     age = f" and not older than {rules.days:g} days" if rules.days is not None else ""
     which = "as many of each label as of any other" if rules.sample == "balanced" else "any as likely as another"
     return (
-        f"Keeps a sample of what was trained on for later runs, encrypted: at most {rules.examples} examples, "
+        f"Keeps a sample of what runs can train on for later runs, encrypted: at most {rules.examples} examples, "
         f"{rules.max_mb} MiB{age}, {which}."
     )
 

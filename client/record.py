@@ -114,6 +114,18 @@ def _refused(entry: dict[str, Any]) -> str:
     return f"refused {_subject(entry)}: {why}{expected}{more}; no data were sent"
 
 
+def _kept(entry: dict[str, Any]) -> str:
+    if damaged := entry.get("damaged"):
+        return (
+            f"files of examples kept here for later runs that are not as this site wrote them: {damaged}; nothing in "
+            f"them is used, they are removed or written anew; noticed at {_subject(entry)}"
+        )
+    return (
+        f"{entry.get('examples')} examples are kept here for later runs, encrypted, as the policy allows; "
+        f"the last ones after {_subject(entry)}"
+    )
+
+
 def _approval(entry: dict[str, Any]) -> str:
     did = "allowed" if entry["kind"] == "approved" else "took back the permission for"
     return f"{entry.get('by')} {did} job {str(entry.get('job'))[:12]}, which run {entry.get('run')} asked for"
@@ -128,10 +140,7 @@ _TELL: dict[str, Callable[[dict[str, Any]], str]] = {
     "chosen": lambda entry: (
         f"{entry.get('by')} chose release {str(entry.get('release'))[:16]} (run {entry.get('run')}) to be used here"
     ),
-    "kept": lambda entry: (
-        f"{entry.get('examples')} examples are kept here for later runs, encrypted, as the policy allows; "
-        f"the last ones after {_subject(entry)}"
-    ),
+    "kept": _kept,
     "mended": lambda entry: (
         f"the beginning of a line ({entry.get('bytes')} bytes) from when the machine stopped is gone"
     ),

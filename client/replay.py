@@ -5,9 +5,10 @@ Invariants:
 - A site keeps nothing unless its policy says how many examples (``[policy.replay]``). What was kept is removed at the
   first request about data after that was taken back; what became too old or too much, when the next run is prepared. No
   example leaves the site, and every one lies encrypted (``client.vault``).
-- What a run trained on enters after the site's first update in it: so it is old for the next run, never for its own.
+- What a run could train on, old examples among the data too, enters after the site's first update in it: what is new
+  then is old for the next run, never for its own.
 - A run draws its sample once, when it is prepared, and every round uses that, also one that is asked for again.
-- A file that was changed, or whose key is gone, counts as empty; the log says so.
+- A file that was changed, or whose key is gone, counts as empty; the log and the site's record say so.
 - What is kept follows from what was offered, in whatever order, and however often the same was: an example has a
   random number, its id, and the lowest are kept (``client.kept.sample``). That is a draw without replacement, as a
   reservoir has it, which may see an example again.
@@ -67,6 +68,7 @@ class Replay:
         self._site = site
         self._clock = clock
         self._vault = Vault(folder / "key")
+        self._damaged = 0
 
     def drawn(self, run: str, contract: Contract, rules: ReplayRules, data: Dataset, old: Indices) -> Dataset:
         """What a run replays: drawn when it first asks, the same from then on.
@@ -98,7 +100,7 @@ class Replay:
         return found.data
 
     def keep(self, contract: Contract, rules: ReplayRules, data: Dataset, rows: Indices) -> int:
-        """Take in what was trained on: the ``rows`` of the site's ``data``.
+        """Take in what a run could train on: the ``rows`` of the site's ``data``.
 
         Returns:
             How many examples of this form are kept now.
@@ -131,6 +133,7 @@ class Replay:
                 arrays = self._vault.get(path, bound)
             except DamagedVault as damaged:
                 log.warning("site %s: examples kept for replay are removed: %s", self._site, damaged)
+                self._damaged += 1
                 path.unlink(missing_ok=True)
                 continue
             if arrays is not None and (kept := _fewer(arrays, rules, self._clock())) is not None:
@@ -143,6 +146,11 @@ class Replay:
             log.warning("site %s: the examples kept for later runs are removed, the policy allows none", self._site)
             with atomic.disk_errors(self._folder, "remove the examples kept there"):
                 shutil.rmtree(self._folder)
+
+    def damaged(self) -> int:
+        """How many files were found changed, or without their key, since this was last asked."""
+        count, self._damaged = self._damaged, 0
+        return count
 
     def _memory(self, contract: Contract) -> Kept | None:
         return self._read(self._memory_path(contract), self._of(contract), contract)
@@ -160,6 +168,7 @@ class Replay:
             return None if arrays is None else unpacked(arrays, contract)
         except DamagedVault as damaged:
             log.warning("site %s: examples kept for replay are as good as gone: %s", self._site, damaged)
+            self._damaged += 1
         except (DataMismatch, KeyError, ValueError):
             log.warning("site %s: examples kept for replay do not fit this model and are left out", self._site)
         return None

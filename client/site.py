@@ -301,6 +301,10 @@ class Site:
         """How many examples are kept here for later runs, where that has changed since this was last asked; else 0."""
         return self._chooser.kept()
 
+    def damaged(self) -> int:
+        """How many files of kept examples were found changed, or without their key, since this was last asked."""
+        return self._chooser.damaged()
+
     @property
     def data_bytes(self) -> int:
         """Bytes of the data in memory."""

@@ -313,6 +313,11 @@ def test_examples_are_kept_only_by_policy_and_that_is_on_record(site: Guarded) -
     assert len(list(site.home.store.glob("replay/*/memory-*.vault"))) == 1
     again = replay.model_copy(update={"run": "digits-2"})
     assert site.ask(gate, PREPARE, pack(again), run="digits-2")["train_examples"] == 90  # and those are current
+    next(site.home.store.glob("replay/*/memory-*.vault")).write_bytes(b"nothing of ours")
+    third = replay.model_copy(update={"run": "digits-3"})
+    for _ in range(2):  # it is removed, and said once
+        assert site.ask(gate, PREPARE, pack(third), run="digits-3")["train_examples"] == 90
+    assert [(entry["damaged"], entry["run"]) for entry in site.entries("kept")[1:]] == [(1, "digits-3")]
     site.policy("")
     site.prepared(gate)
     assert not list(site.home.store.glob("replay/*"))

@@ -133,6 +133,10 @@ ENTRIES: dict[str, dict[str, Any]] = {
     },
     "20 examples are kept here for later runs, encrypted, as the policy allows; the last ones after training "
     "[run r, round 1]": {"kind": "kept", "type": "train", "run": "r", "round": 1, "examples": 20},
+    "files of examples kept here for later runs that are not as this site wrote them: 1; nothing in them is used, "
+    "they are removed or written anew; noticed at a check and count of the data [run r]": {
+        "kind": "kept", "type": "query.prepare", "run": "r", "round": 0, "damaged": 1,
+    },
     "the beginning of a line (12 bytes) from when the machine stopped is gone": {"kind": "mended", "bytes": 12},
     "release-used: release abc": {"kind": "release-used", "release": "abc"},
 }  # fmt: skip

@@ -302,3 +302,20 @@ def test_a_later_run_replays_what_an_earlier_one_trained_on(tmp_path: Path) -> N
     assert len(chosen.old) == 8
     assert chosen.data.x["x"][chosen.old, 0].max() < 60
     assert chosen.drawn == len(chosen.train) == 30
+
+
+def test_old_examples_stay_when_the_data_lose_them(tmp_path: Path) -> None:
+    """A run of the mode "replay" keeps the old ones among its data too, whatever it drew; none it validated on."""
+    policy, site_data = Policy(replay=ReplayRules(examples=100)), data(60)
+    parts = parted(site_data, asks().train, "north")
+    first = Chooser("north", tmp_path, policy)
+    for run, kept in (("run-1", 54), ("run-1", 0), ("run-2", 54)):  # nothing twice
+        first.trained(asks(run), site_data)
+        assert first.kept() == kept
+    assert len(parts.mine) == 54 == 2 * len(parts.old)
+    later = Chooser("north", tmp_path, policy).selection(asks("run-3"), data(30, 100))
+    assert later is not None
+    assert rows(later.data.take(later.old)) == parts.mine.tolist()
+    again = Chooser("north", tmp_path, policy).selection(asks("run-1"), site_data)  # drawn before they entered
+    assert again is not None
+    assert rows(again.data.take(again.old)) == parts.old.tolist()
