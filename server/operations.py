@@ -199,6 +199,9 @@ def server(federation: Federation) -> dict[str, Any]:
 
 def _check(federation: Federation, job: Job, path: Path) -> None:
     """What can be seen to be wrong without opening the model."""
+    from strategies.registry import check_job  # waits for NumPy, which nothing else here needs
+
+    check_job(job)
     members = len(federation.active())
     if members < job.participation.min_sites:
         raise ConfigurationError(

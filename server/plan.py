@@ -15,8 +15,7 @@ from fedretrain.settings import resolve_train
 from fedretrain.simsites import simulated_sites
 from fedretrain.travel import apart, travelling_variables
 from strategies.base import Arrays
-from strategies.composition import check_stages
-from strategies.registry import check_objectives, local_objective
+from strategies.registry import check_job, local_objective
 
 from .modes import Beginning, InUse, Mode, mode_of
 
@@ -84,9 +83,7 @@ def make_plan(job: Job, run: str, members: Iterable[str] | None = None, in_use: 
         UntrustedRelease: The release in use is asked for, and the registry does not verify.
     """
     mode = mode_of(job.train.mode)
-    check_objectives(job.strategy, job.train.mode)
-    if job.train.stages:
-        check_stages(job.strategy)
+    check_job(job)
     expected, what = _expected(job, members)
     if what and job.participation.min_sites > len(expected):
         raise ConfigurationError(

@@ -26,6 +26,7 @@ from fedretrain.errors import ConfigurationError
 from fedretrain.job import Job, load_job
 from fedretrain.runfolder import RunFolder
 from fedretrain.simsites import simulated_sites
+from strategies.registry import check_job
 
 from .demo import Recipe
 from .digits import site_names
@@ -141,6 +142,7 @@ def _of_job(options: Options, path: Path, out: Path, run_id: str) -> Task:
     if options.poison is not None:
         raise ConfigurationError("--poison: a rehearsal of the built-in demo; expected no JOB beside it")
     job = overridden(load_job(path), options.rounds, options.seed)
+    check_job(job)
     count = len(simulated_sites(job))
     if options.sites is not None and options.sites > count:
         raise ConfigurationError(f"--sites: expected at most {count}, as many as the job has, got {options.sites}")

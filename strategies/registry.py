@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from fedretrain.errors import ConfigurationError
-from fedretrain.job import NamedConfig
+from fedretrain.job import Job, NamedConfig
 
 from .adversarial import FGSM, PGD
 from .base import Settings, Strategy
-from .composition import KEY, check_mode, check_pairs, objective_configs, own_settings
+from .composition import KEY, check_mode, check_pairs, check_stages, objective_configs, own_settings
 from .distillation import Distillation
 from .ditto import OWN, Ditto, own_objective
 from .ewc import EWC
@@ -104,6 +104,19 @@ def objective_settings(config: NamedConfig) -> tuple[ObjectiveSettings, ...]:
             )
         found.append(_checked(OBJECTIVES[one.name], one.settings, where))
     return tuple(found)
+
+
+def check_job(job: Job) -> None:
+    """Refuse a strategy, objectives, mode and stages that do not go together, as far as the job alone says it.
+
+    Loads neither TensorFlow nor a module that the job names.
+
+    Raises:
+        ConfigurationError: As ``check_objectives`` and ``composition.check_stages``.
+    """
+    check_objectives(job.strategy, job.train.mode)
+    if job.train.stages:
+        check_stages(job.strategy)
 
 
 def check_objectives(config: NamedConfig, mode: str) -> None:

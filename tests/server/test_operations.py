@@ -74,6 +74,7 @@ def test_a_job_is_taken_as_it_is_wanted_without_its_simulation(
     [
         ('model = { path = "gone.keras" }', "model.path: expected an existing file"),
         ("participation = { min_sites = 3 }", "expected at most 2, the number of admitted sites, got 3"),
+        ('strategy = { name = "fedprox", objectives = [{ name = "proximal", mu = 1.0 }] }', "cannot stand together"),
         ("[train]\nrouns = 3", "did you mean 'rounds'"),
     ],
 )

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from simulations import demo, simulate, task
 from simulations.demo import Recipe
 from simulations.task import Options, Task, plan
 
+ROOT = Path(__file__).parent.parent.parent
 JOB = """
 [model]
 path = "base.keras"
@@ -120,6 +124,41 @@ def test_more_sites_than_there_are_is_refused(job: Path) -> None:
 def test_more_sites_asked_for_than_take_part_is_refused_before_anything_starts(job: Path) -> None:
     """min_sites above the number of sites, of the job or of --sites."""
     assert "participation.min_sites: expected at most 1" in refusal(job=job, sites=1)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            'strategy = { name = "fedavg", objectives = [{ name = "l2sp", strength = 1.0 }] }\ntrain.mode = "full"',
+            "'l2sp' has no meaning with train.mode = 'full'",
+        ),
+        ('strategy = { name = "fedprox", objectives = [{ name = "proximal", mu = 1.0 }] }', "cannot stand together"),
+        ('strategy.name = "scaffold"\ntrain.stages = [{ rounds = 2 }]', "train.stages: 'scaffold' cannot be trained"),
+        ('strategy.name = "fedagv"', "unknown strategy 'fedagv'; did you mean 'fedavg'?"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_starts(
+    job: Path, capfd: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    """Strategy, objectives, mode and stages, at once and in one line; no output folder is left."""
+    job.write_text(f"{line}\n{job.read_text()}")
+    assert cli.run(["simulate", str(job)]) == ConfigurationError.exit_code
+    assert said in capfd.readouterr().err
+    assert not Path("retrained").exists()
+
+
+def test_the_check_of_a_job_loads_no_tensorflow(job: Path) -> None:
+    """What is wrong is said within a second."""
+    job.write_text(
+        f"strategy = {{ name = 'fedavg', objectives = [{{ name = 'l2sp', strength = 1.0 }}] }}\n{job.read_text()}"
+    )
+    code = (
+        "import sys; from pathlib import Path; from simulations.task import Options, plan\n"
+        "plan(Options(Path(sys.argv[1]))); sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(job)]
+    assert subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 0
 
 
 @pytest.mark.parametrize(("wrong", "hint"), [(RunFailed("too few"), True), (ConfigurationError("wrong"), False)])
