@@ -79,7 +79,7 @@ def gives_logits(base: BaseModel, output: str, allow_modules: Sequence[str] = ()
 
     model = build(base.architecture, allow_modules)
     last = _operation(model.outputs[output_names(model).index(output)])
-    if isinstance(last, keras.layers.Softmax):
+    if isinstance(last, keras.layers.Softmax) or type(last).__name__ in {"Softmax", "Sigmoid"}:  # those of keras.ops
         return False
     return getattr(getattr(last, "activation", None), "__name__", "") not in {"softmax", "sigmoid"}
 

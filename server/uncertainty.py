@@ -190,8 +190,9 @@ def _scores(
         own = np.diagonal(variance, axis1=1, axis2=2)
         spreads = (np.full_like(own, made.noise), own + made.noise)
         return tuple(calibration.of_values(logits, spread, targets, weights) for spread in spreads)  # type: ignore[return-value]
-    both = (logits, moderated(logits, variance))
-    if spec.kind in ("binary", "multilabel"):
+    decisions = spec.kind in ("binary", "multilabel")
+    both = (logits, moderated(logits, variance, exclusive=not decisions))
+    if decisions:
         yes = np.asarray(labels).reshape(logits.shape)
         return tuple(calibration.of_decisions(_sigmoid(f), yes, weights) for f in both)  # type: ignore[return-value]
     classes = np.asarray(labels).argmax(-1) if spec.kind == "onehot" else np.asarray(labels).reshape(-1)

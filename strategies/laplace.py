@@ -16,6 +16,11 @@ Logits f = f(x; θ*) have the variance V = J Σ Jᵀ, J = φᵀ ⊗ I, and answe
 softmax(κ f) or sigmoid(κ f) (D. J. C. MacKay: The Evidence Framework Applied to Classification Networks. Neural
 Computation 4(5), 1992). A regression's answer has the variance V + σ².
 
+For softmax, C f and C V C stand in place of f and V, C = I - 11ᵀ/c: a shift common to all c logits changes no answer,
+and G, whose eigenvalues are 0 there, leaves it all of the prior's variance, by which V_cc would make every answer far
+too uncertain. Answers mostly become less certain so, if not every one: where those of θ* were not too certain, they
+can still fit worse than before.
+
 Against the paper: the sum G comes of many sites; the blocks of all outputs are kept together, neither their diagonal
 nor Kronecker factors; λ is one number.
 
@@ -93,7 +98,19 @@ def best_prior(eigenvalues: Array, values: Array) -> float:
     return float(PRIORS[int(np.argmax(evidence))])
 
 
-def moderated(logits: Array, variance: Array) -> Array:
-    """κ f: logits [n, c] made smaller by their variances [n, c, c]."""
+def moderated(logits: Array, variance: Array, *, exclusive: bool) -> Array:
+    """κ f: logits [n, c] made smaller by their variances [n, c, c].
+
+    Args:
+        logits: f.
+        variance: V.
+        exclusive: Whether a softmax follows. It cannot see a shift common to all logits, so both are taken without it,
+            C f and C V C. Otherwise each logit has its own sigmoid.
+    """
+    if exclusive:
+        logits = logits - logits.mean(axis=1, keepdims=True)
+        variance = variance - variance.mean(axis=1, keepdims=True)
+        variance = variance - variance.mean(axis=2, keepdims=True)
     own = np.diagonal(variance, axis1=1, axis2=2)
-    return logits / np.sqrt(1.0 + math.pi / 8.0 * own)
+    smaller: Array = logits / np.sqrt(1.0 + math.pi / 8.0 * np.maximum(own, 0.0))
+    return smaller

@@ -5,9 +5,11 @@ The head's first values are drawn from the job's seed. Sites are sent the whole 
 
 The model in use is compared with the candidate on the same holdouts by the names of their labels: what it predicts for
 labels that both know counts, and of a label that it does not know it is never right. Labels that would go have to be
-let go by the job, and a head that answers another kind of question cannot be compared, so it is refused.
+let go by the job, and a head that answers another kind of question cannot be compared, so it is refused. So is a head
+that gives logits where the loss takes probabilities, or the reverse: nothing good could come of its training.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedretrain.contract import OutputSpec
@@ -40,9 +42,11 @@ class Transfer(Mode):
         base = BaseModel(made.architecture, made.weights, _compiled(job.train, made.compile_config))
         own = own_job(_own_loss(job, incumbent), None)
         before = contract_of(own, incumbent, resolve_train(own.train, incumbent.compile_config)).outputs
-        after = contract_of(job, base, resolve_train(job.train, base.compile_config)).outputs
+        resolved = resolve_train(job.train, base.compile_config)
+        after = contract_of(job, base, resolved).outputs
         position = 0 if section.output is None else [spec.name for spec in before].index(section.output)
         old, new = before[position], after[position]
+        _check_loss(resolved, base, new, job.model.allow_modules)
         names = released_labels(in_use(), old)
         if names is not None and sum(bool(spec.labels) for spec in before) == 1:
             old = old.model_copy(update={"labels": names})
@@ -52,6 +56,28 @@ class Transfer(Mode):
     def about(self, plan: "Plan") -> dict[str, Any]:
         """See ``Mode``."""
         return {"name": "transfer"} | ({} if plan.space is None else {"labels": plan.space.as_dict()})
+
+
+def _check_loss(train: TrainSection, base: BaseModel, new: OutputSpec, allow_modules: Sequence[str]) -> None:
+    """Raises ConfigurationError where a head for labels gives logits and its loss takes none, or the reverse."""
+    if new.kind == "regression":
+        return
+    loss = train.loss.get(new.name) if isinstance(train.loss, dict) else train.loss
+    expected = isinstance(loss, NamedConfig) and bool(loss.settings.get("from_logits"))
+    if gives_logits(base, new.name, allow_modules) == expected:
+        return
+    key = f"train.loss.{new.name}" if isinstance(train.loss, dict) else "train.loss"
+    activation = "softmax" if new.kind in EXCLUSIVE else "sigmoid"
+    if expected:
+        raise ConfigurationError(
+            f"transfer.head: expected a head that gives logits, as {key} = '{new.loss}' with from_logits says, got one "
+            f'with a softmax or sigmoid at its end; leave that out, or set {key} = "{new.loss}"'
+        )
+    raise ConfigurationError(
+        f"transfer.head: expected a head that gives probabilities, as {key} = '{new.loss}' says, got one that ends "
+        f'without softmax or sigmoid; add activation = "{activation}" to its last layer, or set {key} = {{ name = '
+        f'"{new.loss}", from_logits = true }}'
+    )
 
 
 def _space(

@@ -11,6 +11,7 @@ from fedretrain.architecture import build, set_weights, to_json, weights_of
 from fedretrain.errors import ConfigurationError, ModelRefused
 from fedretrain.job import NamedConfig
 from fedretrain.modelfile import BaseModel
+from fedretrain.signature import output_names
 from fedretrain.surgery import fresh_weights, gives_logits, units, with_head, with_labels
 
 L = keras.layers
@@ -82,6 +83,10 @@ def test_probabilities_and_logits_are_told_apart() -> None:
     assert not gives_logits(softmax_behind(), "s")
     assert not gives_logits(two_outputs(activation="sigmoid"), "kind")
     assert gives_logits(two_outputs(), "kind")
+    x = keras.Input((4,), name="x")
+    for function in (keras.ops.softmax, keras.ops.sigmoid, keras.activations.softmax):
+        made = base(function(L.Dense(3)(x)), x=x)
+        assert not gives_logits(made, output_names(build(made.architecture))[0])
 
 
 def test_a_head_stands_where_it_is_told_to() -> None:

@@ -158,6 +158,35 @@ def test_a_function_may_make_the_head(folder: Path, tmp_path: Path, monkeypatch:
     assert plan.space is None  # the same labels, both as probabilities
 
 
+LOGITS = HEAD.replace(', activation = "softmax"', "")
+WITH = 'loss = {{ name = "{}", from_logits = true }}\n'
+SPARSE = "sparse_categorical_crossentropy"
+
+
+@pytest.mark.parametrize(
+    ("head", "loss", "line"),
+    [
+        (LOGITS, "", f'add activation = "softmax" to its last layer, or set train.loss = {{ name = "{SPARSE}", from_'),
+        (LOGITS, 'loss = "binary_crossentropy"\n', 'add activation = "sigmoid" to its last layer, or set train.loss ='),
+        (HEAD, WITH.format(SPARSE), f'leave that out, or set train.loss = "{SPARSE}"'),
+        (LOGITS, WITH.format(SPARSE), None),
+        (LOGITS, 'loss = "mse"\n', "transfer.head: expected a head that answers as output 'head'"),  # is no fault of it
+    ],
+)
+def test_a_head_and_its_loss_agree_on_logits(folder: Path, head: str, loss: str, line: str | None) -> None:
+    """Otherwise nothing good could come of the run; numbers have no such rule."""
+    replaced = {"[participation]": f"{loss}[participation]"}
+    if line is None:
+        plan = make_plan(job(folder, "transfer", head, "three.npz", **replaced), "r")
+        assert plan.space is not None
+        assert (plan.space.old_logits, plan.space.new_logits) == (False, True)
+        return
+    with pytest.raises(ConfigurationError, match=r"^transfer\.head: expected .*, got .*") as caught:
+        make_plan(job(folder, "transfer", head, "three.npz", **replaced), "r")
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("mode", "tables", "line"),
     [

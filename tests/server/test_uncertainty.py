@@ -65,7 +65,7 @@ def test_the_report_and_the_release_say_how_certain_the_candidate_is(make: Calla
     assert told["prior_precision"] == pytest.approx(made.prior)
     with np.load(job.parent / "new.npz") as data:
         x, y = data["x"], data["y"]
-    logits = moderated(x.astype(np.float64) @ weights, made.variance(x))
+    logits = moderated(x.astype(np.float64) @ weights, made.variance(x), exclusive=True)
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     new = next(h for h in told["holdouts"] if h["name"] == "new")
     assert new["after"] == pytest.approx(calibration.of_labels(chances, y), rel=1e-6)

@@ -42,6 +42,23 @@ def test_the_prior_of_most_evidence() -> None:
 def test_logits_shrink_by_their_variance() -> None:
     """κ = (1 + π/8 · 8/π)^(-1/2) = 1/√2; without variance nothing changes."""
     logits = np.array([[2.0, -1.0]])
-    assert moderated(logits, np.array([np.diag([8 / math.pi, 0.0])])).tolist() == [
+    assert moderated(logits, np.array([np.diag([8 / math.pi, 0.0])]), exclusive=False).tolist() == [
         [pytest.approx(2 / math.sqrt(2)), -1.0]
     ]
+
+
+def test_logits_of_a_softmax_shrink_by_the_variance_of_their_differences() -> None:
+    """C f = (1.5, -1.5); C diag(a, 0) C = a/4 [[1, -1], [-1, 1]], so that a = 32/π gives κ = 1/√2 to both."""
+    found = moderated(np.array([[2.0, -1.0]]), np.array([np.diag([32 / math.pi, 0.0])]), exclusive=True)
+    np.testing.assert_allclose(found, [[1.5 / math.sqrt(2), -1.5 / math.sqrt(2)]], rtol=1e-12)
+
+
+def test_a_shift_common_to_all_logits_changes_no_answer_of_a_softmax() -> None:
+    """Neither its size nor its variance, however it varies with the others; each sigmoid sees it."""
+    rng = np.random.default_rng(2)
+    logits, root, along = rng.normal(size=(5, 3)), rng.normal(size=(5, 3, 4)), rng.normal(size=(5, 1, 4))
+    variance, shifted = (part @ part.transpose(0, 2, 1) for part in (root, root + 10 * along))
+    plain = moderated(logits, variance, exclusive=True)
+    np.testing.assert_allclose(moderated(logits, variance + 1e4, exclusive=True), plain, rtol=1e-8)
+    np.testing.assert_allclose(moderated(logits + 7, shifted, exclusive=True), plain, rtol=1e-8)
+    assert np.all(np.abs(moderated(logits, variance + 1e4, exclusive=False)) < np.abs(logits) / 50)
