@@ -306,6 +306,7 @@ def parse_job(raw: dict[str, Any], path: Path) -> Job:
     job = check_toml(raw, Job, path)
     if job.online is not None and job.online.begun is not None:
         raise ConfigurationError(f"{path}: online.begun: set in the jobs of segments alone; leave it out")
+    _check_segments(job, path)
     folder = path.parent.resolve()
     job = job.model_copy(
         update={
@@ -322,6 +323,21 @@ def parse_job(raw: dict[str, Any], path: Path) -> Job:
         if not file.exists():
             raise ConfigurationError(f"{path}: {key}: expected an existing file, got {file}")
     return job
+
+
+def _check_segments(job: Job, path: Path) -> None:
+    """Refuse rounds, and segments of rounds, that are all given and differ; raises ConfigurationError.
+
+    Not in ``Job`` itself: the job of a run or a segment, as it is kept, names all of them.
+    """
+    online, rounds = job.online, job.train.rounds
+    if online is None or "rounds" not in job.train.model_fields_set:
+        return
+    if {"gate_every", "segments"} <= online.model_fields_set and rounds != online.gate_every * online.segments:
+        raise ConfigurationError(
+            f"{path}: online.segments: expected as many of {online.gate_every} rounds as make train.rounds, "
+            f"{rounds}, got {online.segments}; leave one of them out"
+        )
 
 
 def site_files(job: Job) -> dict[str, Path]:

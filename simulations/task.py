@@ -141,7 +141,10 @@ def check_quorum(job: Job, sites: int) -> None:
 def _of_job(options: Options, path: Path, out: Path, run_id: str) -> Task:
     if options.poison is not None:
         raise ConfigurationError("--poison: a rehearsal of the built-in demo; expected no JOB beside it")
-    job = overridden(load_job(path), options.rounds, options.seed)
+    loaded = load_job(path)
+    if loaded.train.stages and options.rounds not in {None, loaded.train.rounds}:
+        raise ConfigurationError(f"--rounds: the job's stages have {loaded.train.rounds} rounds; change them instead")
+    job = overridden(loaded, options.rounds, options.seed)
     check_job(job)
     count = len(simulated_sites(job))
     if options.sites is not None and options.sites > count:

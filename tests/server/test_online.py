@@ -57,8 +57,26 @@ def test_the_rounds_follow_from_the_segments_unless_they_are_given(job: Path, tm
         other.write_text(job.read_text().replace(old, new))
         with pytest.raises(ConfigurationError, match=said):
             load_job(other)
-    other.write_text(job.read_text().replace('mode = "online"', 'mode = "online"\nrounds = 3'))
-    assert load_job(other).train.rounds == 3
+    given = job.read_text().replace('mode = "online"', 'mode = "online"\nrounds = 3')
+    for text in (given.replace("segments = 2\n", ""), given.replace("gate_every = 2\n", "")):
+        other.write_text(text)
+        assert load_job(other).train.rounds == 3
+
+
+def test_rounds_and_segments_that_contradict_each_other_are_refused(job: Path, tmp_path: Path) -> None:
+    """All three are given and do not agree; the kept job of a segment, which names all, is read as ever."""
+    text = job.read_text()
+    other = job.with_name("other.toml")
+    other.write_text(text.replace('mode = "online"', 'mode = "online"\nrounds = 5'))
+    said = r"online.segments: expected as many of 2 rounds as make train.rounds, 5, got 2"
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        load_job(other)
+    assert "\n" not in str(caught.value)
+    other.write_text(text.replace('mode = "online"', 'mode = "online"\nrounds = 4'))
+    agreeing = load_job(other)
+    assert agreeing.train.rounds == 4
+    part = agreeing.model_copy(update={"train": agreeing.train.model_copy(update={"rounds": 2})})
+    assert RunFolder.create(tmp_path, "r1.1", part).load_job().train.rounds == 2
 
 
 def _releases(out: Path) -> list[str]:

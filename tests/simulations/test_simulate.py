@@ -93,6 +93,17 @@ def test_rounds_and_seed_override_the_job(job: Path) -> None:
     assert (made.train.rounds, made.train.seed) == (7, 5)
 
 
+def test_other_rounds_than_those_of_the_stages_are_refused(job: Path) -> None:
+    """With more of them no stage would follow, with fewer some would never come."""
+    job.write_text(f"train.stages = [{{ rounds = 2 }}, {{ rounds = 3 }}]\n{job.read_text()}")
+    for rounds in (4, 6):
+        assert refusal(job=job, rounds=rounds) == "--rounds: the job's stages have 5 rounds; change them instead"
+    for agreeing in (None, 5):
+        made = plan(Options(job=job, rounds=agreeing)).job
+        assert made is not None
+        assert made.train.rounds == 5
+
+
 def test_the_seed_of_the_demo_is_its_recipes() -> None:
     """--seed and --sites decide how the demo is made."""
     assert plan(Options(seed=4, sites=3)).recipe == Recipe(4, 3, None)
