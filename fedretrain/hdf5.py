@@ -42,6 +42,21 @@ def check_hdf5(path: Path, name: str, max_bytes: int, skip: frozenset[str] = fro
         )
 
 
+def float_shapes(path: Path, groups: frozenset[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all arrays of floats in some groups at the top, by name; of a file that ``check_hdf5`` has passed."""
+    import h5py
+
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(where: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f" and where.partition("/")[0] in groups:
+            shapes[where] = tuple(item.shape)
+
+    with h5py.File(path, "r") as file:
+        file.visititems(note)
+    return shapes
+
+
 def _checked_bytes(file: Any, name: str, skip: frozenset[str]) -> int:
     """Bytes of all arrays outside ``skip``."""
     import h5py

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from .allowlist import import_named
 from .architecture import MAX_JSON_BYTES, build, canonical, set_weights, to_json, variable_paths, weights_of
 from .errors import ConfigurationError, ModelRefused
-from .hdf5 import check_hdf5
+from .hdf5 import check_hdf5, float_shapes
 from .job import ModelSection
 from .signature import output_names
 from .tfcheckpoint import checkpoint_prefix, read_variables
@@ -39,6 +39,7 @@ Arrays = list[NDArray[Any]]
 
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _OPTIMIZER = frozenset({"optimizer", "optimizer_weights"})
+_LAYERS = frozenset({"layers", "_layer_checkpoint_dependencies"})  # of Keras 3 and 3.0; Keras 2 counts layers itself
 _SLACK_BYTES = 1_000_000
 _DIFFERS = (  # .weights.h5, and files of Keras 2
     r"variable\.shape=\((?P<expected>[^)]*)\).*value\.shape=\((?P<got>[^)]*)\).*<Variable path=(?P<path>[^,]+),",
@@ -190,6 +191,27 @@ def _load_hdf5(model: "keras.Model", file: Path, name: str) -> None:
         model.load_weights(file)
     except Exception as error:  # noqa: BLE001 - weights of another architecture make Keras raise nearly anything
         raise ConfigurationError(f"{name}: {_first_difference(str(error))}") from None
+    _check_all_taken(model, file, name)
+
+
+def _check_all_taken(model: "keras.Model", file: Path, name: str) -> None:
+    """Refuse a file with weights that the model has no place for; Keras passes over them.
+
+    Names alone do not tell, since they differ by Keras' version: first there must be more arrays of a shape.
+    """
+    saved = float_shapes(file, _LAYERS)
+    own = collections.Counter(tuple(v.shape) for v in model.variables if "float" in v.dtype)
+    if not collections.Counter(saved.values()) - own:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "own.weights.h5"
+        model.save_weights(path)
+        known = float_shapes(path, _LAYERS)
+    if left := [where for where in saved if where not in known]:
+        raise ConfigurationError(
+            f"{name}: expected weights of the architecture's layers alone, got more; the first that it lacks is "
+            f"'{left[0]}' {list(saved[left[0]])}"
+        )
 
 
 def _first_difference(text: str) -> str:

@@ -190,6 +190,41 @@ def wider() -> Any:
     return build(text.replace("[null,32]", "[null,64]").replace('"shape":[null,4,4,2]', '"shape":[null,4,4,4]'))
 
 
+def shorter() -> Any:
+    """The convolutional model without its normalization: what is left fits by name and shape."""
+    model = convolutional()
+    kept = [layer for layer in model.layers if layer.name not in {"norm", "dropout"}]
+    return keras.Sequential([layers.Input((6, 6, 1), name="image"), *kept], name="digits")
+
+
+def test_weights_that_the_architecture_lacks_are_refused(tmp_path: Path) -> None:
+    """They would be dropped without a word; the first is named with its shape. An optimizer's are no weights."""
+    model = trained(convolutional)
+    model.save(tmp_path / "base.keras")
+    model.save(tmp_path / "keras2.h5")
+    model.save_weights(tmp_path / "base.weights.h5")
+    tf.saved_model.save(model, str(tmp_path / "saved"))
+    tf.train.Checkpoint(model=model, optimizer=model.optimizer).save(str(tmp_path / "checkpoint" / "c"))
+    short = "tests.fedretrain.test_modelfile:shorter"
+    for name in ("base.keras", "base.weights.h5"):
+        message = refused(tmp_path / name, ConfigurationError, short)
+        assert "the first that it lacks is 'layers/batch_normalization/vars/0' [2]" in message
+    for name in ("saved", "checkpoint"):
+        message = refused(tmp_path / name, ConfigurationError, short)
+        assert "the first that it lacks is 'digits/norm/gamma' [2]" in message
+    refused(tmp_path / "keras2.h5", ConfigurationError, short)
+    load(tmp_path / "checkpoint", CONVOLUTIONAL)
+
+
+def test_another_model_in_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    """As of a generator and its discriminator: only the one that the architecture is of must fit whole."""
+    model, other = trained(convolutional), keras.Sequential([layers.Input((2,)), layers.Dense(1, name="other")])
+    tf.train.Checkpoint(one=model, two=other).save(str(tmp_path / "checkpoint" / "c"))
+    model.save(tmp_path / "base.keras")
+    base = load(tmp_path / "base.keras")
+    assert weights_digest(load(tmp_path / "checkpoint", CONVOLUTIONAL).weights) == weights_digest(base.weights)
+
+
 def test_lambda_and_own_layers_need_the_operators_word(tmp_path: Path) -> None:
     """One line names the file, the layer and what to do; a Lambda stays out, a named module's class gets in."""
     from .own_layers import Scale
