@@ -163,7 +163,7 @@ def test_what_stops_the_flower_app_is_written_down(job: Path, tmp_path: Path) ->
         flower(ScriptedGrid(declining))
     failure = json.loads(folder.failure.read_bytes())
     assert (failure["error"], failure["exit_code"]) == ("RunFailed", 4)
-    assert "a: data-empty" in failure["message"]
+    assert "all 3 sites: data-empty" in failure["message"]
     flower(ScriptedGrid(sites()))
     assert not folder.failure.exists()
     assert json.loads(folder.result.read_bytes())["outcome"] == "released"
@@ -180,7 +180,7 @@ def test_fault_38_a_full_disk_hides_no_cause(job: Path, tmp_path: Path, monkeypa
     for site in declining:
         site.declines = {"query.prepare": ("data-empty", "", "at least one example")}
     monkeypatch.setattr("server.app.atomic.write_json", full)
-    with pytest.raises(RunFailed, match="a: data-empty"):
+    with pytest.raises(RunFailed, match="all 3 sites: data-empty"):
         app(ScriptedGrid(declining), Context(1, 0, {}, RecordDict(), {"run": str(folder.root)}))
 
 
