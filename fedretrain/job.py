@@ -5,7 +5,7 @@
 """
 
 import glob
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from .jobtables import (
     UncertaintySection,
 )
 from .searchspace import SearchSection
-from .tomlfile import Section, check_toml, read_toml
+from .tomlfile import Section, check_toml, in_utc, read_toml
 
 __all__ = [
     "ContractSection",
@@ -101,9 +101,7 @@ class TrainSection(QuietSection):
     @field_validator("since")
     @classmethod
     def _in_utc(cls, value: datetime | None) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return None if value is None else in_utc(value)
 
     @model_validator(mode="after")
     def _stages_fill_the_rounds(self) -> "TrainSection":

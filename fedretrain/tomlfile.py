@@ -8,6 +8,7 @@ import difflib
 import json
 import re
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,11 @@ def shaped(pattern: str, words: str) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+def in_utc(time: datetime) -> datetime:
+    """The same time in UTC, which is also meant where no zone is given."""
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 class Section(BaseModel):

@@ -12,12 +12,14 @@ G. Widmer, M. Kubat: Learning in the Presence of Concept Drift and Hidden Contex
 https://doi.org/10.1007/BF00116900. Their window grows and shrinks with what the model gets wrong; this one has a size.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
+
+from fedretrain.tomlfile import in_utc
 
 from .objective import LocalObjective, ObjectiveSettings, Plain
 from .recency import DAY_S
@@ -59,9 +61,7 @@ class Window(ObjectiveSettings):
     @field_validator("until")
     @classmethod
     def _in_utc(cls, value: datetime | None) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return None if value is None else in_utc(value)
 
     @model_validator(mode="after")
     def _has_a_size(self) -> Self:
