@@ -9,13 +9,15 @@ Invariants:
 
 Layout, version 1 (``PRAGMA user_version``); times are text in UTC, ISO 8601, bodies canonical JSON::
 
-    checks     id, at, name (of what is watched), body (``server.checking.document``), findings (``server.drift``)
-    plans      id, at, name, body (``server.deciding.plan``), job (it was made for: ``fedretrain.job``)
+    checks     id, at, body (``server.checking.document``), findings (``server.drift.findings``)
+    plans      id, at, body (``server.deciding.plan``), job (it was made for: ``fedretrain.job``)
     decisions  plan, decision ("approved" | "rejected" | "auto"), who, why, at, run (id, or null: nothing is run)
     scores     plan, body (``server.deciding.score``)
 
-Tables of checks and plans count their rows in ``n``: they stay in the order in which they were added. A later version adds to the layout by a step in ``_STEPS``; a file of a
-later version than this software knows is left alone.
+``n`` counts the rows of a table: they are told in the order in which they were added. A later version adds to the
+layout by a step in ``_STEPS``; a file of a later version than this software knows is left alone.
+
+One folder has one registry, and so one line of models that is watched: the history is of that.
 """
 
 import json
@@ -44,10 +46,10 @@ Word = Literal["approved", "rejected", "auto"]
 
 _STEPS: Final = (
     """
-    CREATE TABLE checks (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at TEXT NOT NULL, name TEXT NOT NULL,
-                         body TEXT NOT NULL, findings TEXT NOT NULL);
-    CREATE TABLE plans (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at TEXT NOT NULL, name TEXT NOT NULL,
-                        body TEXT NOT NULL, job TEXT);
+    CREATE TABLE checks (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at TEXT NOT NULL, body TEXT NOT NULL,
+                         findings TEXT NOT NULL);
+    CREATE TABLE plans (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at TEXT NOT NULL, body TEXT NOT NULL,
+                        job TEXT);
     CREATE TABLE decisions (plan TEXT PRIMARY KEY REFERENCES plans (id), decision TEXT NOT NULL, who TEXT NOT NULL,
                             why TEXT NOT NULL, at TEXT NOT NULL, run TEXT);
     CREATE TABLE scores (plan TEXT PRIMARY KEY REFERENCES plans (id), body TEXT NOT NULL);
@@ -55,8 +57,9 @@ _STEPS: Final = (
 )
 """What leads from one version of the layout to the next."""
 _PLANS: Final = (
-    "SELECT plans.id, plans.name, plans.body, plans.job, decision, who, why, decisions.at, run, scores.body"
+    "SELECT plans.id, plans.at, plans.body, plans.job, decision, who, why, decisions.at, run, scores.body"
     " FROM plans LEFT JOIN decisions ON decisions.plan = plans.id LEFT JOIN scores ON scores.plan = plans.id"
+    " ORDER BY plans.n DESC LIMIT ?"
 )
 
 
@@ -77,7 +80,7 @@ class PlanRecord:
 
     Attributes:
         id: The plan's.
-        name: Of what is watched.
+        at: When it was kept.
         plan: As ``Plan.to_json`` made it.
         job: The job it was made for, as JSON; None where that was not kept.
         decision: None while nobody has decided.
@@ -85,7 +88,7 @@ class PlanRecord:
     """
 
     id: str
-    name: str
+    at: str
     plan: dict[str, Any]
     job: dict[str, Any] | None
     decision: Decision | None
@@ -149,59 +152,46 @@ class History:
 
     # --- checks ---
 
-    def add_check(self, check: "Check", findings: "Findings", name: str | None = None) -> bool:
-        """Keep a check with what was found; False where it is there already, and then nothing changes.
-
-        Args:
-            check: Its own ``job`` is the name where ``name`` is None.
-            findings: Of this check.
-            name: Of what is watched.
-        """
-        row = (check.check, check.at, name or check.job, _text(check.to_json()), _text(findings.to_json()))
+    def add_check(self, check: "Check", findings: "Findings") -> bool:
+        """Keep a check with what was found; False where it is there already, and then nothing changes."""
+        row = (check.check, check.at, _text(check.to_json()), _text(findings.to_json()))
         with self._transaction() as connection:
-            query = "INSERT OR IGNORE INTO checks (id, at, name, body, findings) VALUES (?, ?, ?, ?, ?)"
+            query = "INSERT OR IGNORE INTO checks (id, at, body, findings) VALUES (?, ?, ?, ?)"
             return connection.execute(query, row).rowcount == 1
 
     def has_check(self, check: str) -> bool:
         """Whether the check with this id is kept."""
         return bool(self._rows("SELECT 1 FROM checks WHERE id = ?", check))
 
-    def checks(self, limit: int | None = None, name: str | None = None) -> "list[Check]":
-        """The checks, oldest first; with ``limit`` the last ones only, with ``name`` those of one job."""
+    def checks(self, limit: int | None = None) -> "list[Check]":
+        """The checks, oldest first; with ``limit`` the last ones only."""
         from .checking.document import Check
 
-        return [Check.from_json(value) for value in self._bodies("checks", "body", limit, name)]
+        return [Check.from_json(value) for value in self._bodies("checks", "body", limit)]
 
-    def findings(self, limit: int | None = None, name: str | None = None) -> "list[Findings]":
+    def findings(self, limit: int | None = None) -> "list[Findings]":
         """What was found in each of ``checks``."""
         from .drift.findings import Findings
 
-        return [Findings.from_json(value) for value in self._bodies("checks", "findings", limit, name)]
-
-    def names(self) -> list[str]:
-        """What is watched, the one that was looked at last first."""
-        rows = self._rows("SELECT name FROM checks GROUP BY name ORDER BY max(n) DESC")
-        return [str(name) for (name,) in rows]
+        return [Findings.from_json(value) for value in self._bodies("checks", "findings", limit)]
 
     # --- plans ---
 
-    def add_plan(self, plan: Mapping[str, Any], job: Mapping[str, Any] | None = None, name: str = "") -> bool:
+    def add_plan(self, plan: Mapping[str, Any], job: Mapping[str, Any] | None = None) -> bool:
         """Keep a plan; False where it is there already.
 
         Args:
             plan: As ``Plan.to_json`` made it, with its "id".
             job: As JSON, so that the plan can be carried out without the job's file.
-            name: Of what is watched.
         """
-        row = (str(plan["id"]), _utc(), name, _text(plan), None if job is None else _text(job))
+        row = (str(plan["id"]), _utc(), _text(plan), None if job is None else _text(job))
         with self._transaction() as connection:
-            query = "INSERT OR IGNORE INTO plans (id, at, name, body, job) VALUES (?, ?, ?, ?, ?)"
+            query = "INSERT OR IGNORE INTO plans (id, at, body, job) VALUES (?, ?, ?, ?)"
             return connection.execute(query, row).rowcount == 1
 
-    def plans(self, limit: int | None = None, name: str | None = None) -> list[PlanRecord]:
-        """The plans, oldest first; ``limit`` and ``name`` as for ``checks``."""
-        wheres, values = _selection(limit, name)
-        rows = self._rows(_PLANS + wheres, *values)
+    def plans(self, limit: int | None = None) -> list[PlanRecord]:
+        """The plans, oldest first; with ``limit`` the last ones only."""
+        rows = self._rows(_PLANS, _all(limit))
         return [_record(row) for row in reversed(rows)]
 
     def decide(self, plan_id: str, decision: Word, who: str, why: str, run: str | None = None) -> None:
@@ -239,9 +229,8 @@ class History:
 
     # --- SQLite ---
 
-    def _bodies(self, table: str, column: str, limit: int | None, name: str | None) -> list[dict[str, Any]]:
-        wheres, values = _selection(limit, name, table)
-        rows = self._rows(f"SELECT {column} FROM {table}{wheres}", *values)  # noqa: S608  # names of ours
+    def _bodies(self, table: str, column: str, limit: int | None) -> list[dict[str, Any]]:
+        rows = self._rows(f"SELECT {column} FROM {table} ORDER BY n DESC LIMIT ?", _all(limit))  # noqa: S608  # ours
         return [json.loads(body) for (body,) in reversed(rows)]
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
@@ -294,21 +283,19 @@ def _check_version(version: int, path: Path) -> None:
         )
 
 
-def _selection(limit: int | None, name: str | None, table: str = "plans") -> tuple[str, list[object]]:
-    """The end of a query for rows of ``table``, the last one first, and its values."""
-    where = "" if name is None else f" WHERE {table}.name = ?"
-    values: list[object] = [] if name is None else [name]
-    return f"{where} ORDER BY {table}.n DESC LIMIT ?", [*values, -1 if limit is None else limit]
+def _all(limit: int | None) -> int:
+    """A limit as SQLite takes it."""
+    return -1 if limit is None else limit
 
 
 def _record(row: tuple[Any, ...]) -> PlanRecord:
-    identity, name, body, job, decision, who, why, at, run, score = row
+    identity, at, body, job, decision, who, why, when, run, score = row
     return PlanRecord(
         identity,
-        name,
+        at,
         json.loads(body),
         None if job is None else json.loads(job),
-        None if decision is None else Decision(decision, who, why, at, run),
+        None if decision is None else Decision(decision, who, why, when, run),
         None if score is None else json.loads(score),
     )
 
