@@ -1,0 +1,1 @@
+"""From evidence, policy and cost to a plan that a person can read: when to retrain, which way, and why."""
