@@ -11,7 +11,8 @@ Format ``fedretrain.contract/1`` (canonical JSON, see ``fedretrain.digest``)::
      "preprocessing": str | null,
      "architecture": hex,                                                   fingerprint of the architecture JSON
      "base": hex,                                                           weights digest of the base model
-     "variables": [{"shape", "dtype", "rule"}]}                             by position in ``model.variables``
+     "variables": [{"shape", "dtype", "rule"}],                             by position in ``model.variables``
+     "features": [{"name", "kind", "input", "index", "edges"}]}             only where data are watched
 
 Rules of a variable, so that nothing is averaged by accident:
 
@@ -27,9 +28,10 @@ beside them has the rule ``auxiliary``, which no variable of a contract has (``f
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from .digest import json_digest
 
@@ -95,6 +97,33 @@ class VariableSpec(_Frozen):
         return count * itemsize
 
 
+class Feature(_Frozen):
+    """One number of each example that is watched, and the cells of its histogram (``fedretrain.features``).
+
+    ``kind``: column ``index`` of the flat input ``input``; brightness, contrast or sharpness of it; or the projection
+    of the model's penultimate layer on direction ``index``, whose ``input`` is empty. k ``edges``, strictly ascending,
+    make k + 1 cells, the first and the last open: cell i holds edges[i - 1] <= value < edges[i].
+    """
+
+    name: str
+    kind: Literal["column", "brightness", "contrast", "sharpness", "projection"]
+    input: str
+    index: int = Field(0, ge=0)
+    edges: tuple[float, ...]
+
+    @field_validator("edges")
+    @classmethod
+    def _ascend(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(left >= right for left, right in pairwise(value)):
+            raise ValueError("expected edges in strictly ascending order")
+        return value
+
+    @property
+    def cells(self) -> int:
+        """How many cells the histogram has."""
+        return len(self.edges) + 1
+
+
 class Contract(_Frozen):
     """See the module docstring for the format and the rules."""
 
@@ -105,6 +134,18 @@ class Contract(_Frozen):
     architecture: str
     base: str
     variables: tuple[VariableSpec, ...]
+    features: tuple[Feature, ...] = ()
+
+    @field_validator("features")
+    @classmethod
+    def _names_differ(cls, value: tuple[Feature, ...]) -> tuple[Feature, ...]:
+        if len({feature.name for feature in value}) != len(value):
+            raise ValueError("expected features of different names")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_no_features(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if key != "features" or value}
 
     @property
     def digest(self) -> str:

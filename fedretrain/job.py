@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from .checks import WatchSection
 from .digest import json_digest
 from .errors import ConfigurationError
 from .jobtables import (
@@ -29,6 +30,7 @@ from .jobtables import (
     TransferSection,
     UncertaintySection,
 )
+from .planning import PlanSection
 from .searchspace import SearchSection
 from .tomlfile import Section, check_toml, in_utc, read_toml
 
@@ -46,6 +48,7 @@ __all__ = [
     "NamedConfig",
     "OnlineSection",
     "ParticipationSection",
+    "PlanSection",
     "Reference",
     "ReplaySection",
     "SimulationSection",
@@ -53,6 +56,7 @@ __all__ = [
     "TrainSection",
     "TransferSection",
     "UncertaintySection",
+    "WatchSection",
     "load_job",
     "parse_job",
     "site_files",
@@ -239,7 +243,7 @@ _NEEDED = ("transfer", "extend", "online")
 class Job(QuietSection):
     """A retraining job. Paths are absolute once loaded."""
 
-    quiet = frozenset({*_TABLES, "search", "uncertainty"})
+    quiet = frozenset({*_TABLES, "search", "uncertainty", "watch", "plan"})
 
     model: ModelSection
     train: TrainSection = TrainSection()
@@ -256,6 +260,8 @@ class Job(QuietSection):
     online: OnlineSection | None = None
     search: SearchSection | None = None
     uncertainty: UncertaintySection | None = None
+    watch: WatchSection | None = None
+    plan: PlanSection | None = None
 
     @model_validator(mode="after")
     def _tables_of_the_mode(self) -> "Job":

@@ -1,7 +1,7 @@
 """Sums that sites compute beside their updates, and what comes of them: which there are, and what form they have.
 
-A sum is asked at given values of the variables that travel, about all that a site has for it. What travels is the mean
-over the site's examples and how many there were; the server combines them as it combines updates, so that the same
+A sum is asked at given values of the variables that travel, about all that a site has for it. But for a check, what
+travels is the mean over the site's examples and how many there were; the server combines them as it combines updates, so that the same
 answers have the same bits in whatever order they came. Names, and the arrays by key (``fedretrain.contract.key``)::
 
     fisher         diagonal of the Fisher information, by variable that trains; float32, in its shape, not negative
@@ -13,6 +13,7 @@ answers have the same bits in whatever order they came. Names, and the arrays by
                    the share 0 for a regression; as a site sends them, examples without a label of the output are in
                    the means with 0; 2: by output, the share of examples with a label [outputs], float64. The server
                    divides 1 by 2, so that its means are over the examples with a label
+    check          whole numbers about data and answers, of each site by itself: ``fedretrain.checks``
 
 A companion is what the server makes of a sum and brings to every site once in a run: one float32 array for each
 variable that trains, in its shape (``companion_specs``).
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .checks import CheckSettings, layout
 from .contract import Contract, VariableSpec, key
 from .errors import ConfigurationError
 from .job import NamedConfig
@@ -34,6 +36,7 @@ WORDS = {
     "fisher": "how much the model's answers depend on each value that is trained",
     "gauss-newton": "how certain the data make the model's last layer",
     "evaluation": "how well the model does on the data it is validated on",
+    "check": "how the data and the model's answers are distributed, and how good the data are",
 }
 """What each sum tells, for a person who is responsible for the data."""
 LARGEST = 2048  # values of a last layer whose Gauss-Newton matrix may be asked for: 8 MiB
@@ -67,7 +70,7 @@ class Evaluation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-Settings = Fisher | GaussNewton | Evaluation
+Settings = Fisher | GaussNewton | Evaluation | CheckSettings
 
 
 def settings_of(what: NamedConfig) -> Settings:
@@ -120,6 +123,10 @@ def _evaluation(_settings: Any, contract: Contract) -> dict[str, VariableSpec]:
     return {key(i): VariableSpec(shape=shape, dtype="float64", rule="average") for i, shape in enumerate(shapes)}
 
 
+def _check(settings: CheckSettings, contract: Contract) -> dict[str, VariableSpec]:
+    return layout(contract, settings)
+
+
 def layer_size(contract: Contract, kernel: int, bias: int) -> int:
     """How many values kernel and bias of a dense layer have together.
 
@@ -157,4 +164,5 @@ _KINDS: dict[str, tuple[type[Settings], Callable[..., dict[str, VariableSpec]]]]
     "fisher": (Fisher, _fisher),
     "gauss-newton": (GaussNewton, _gauss_newton),
     "evaluation": (Evaluation, _evaluation),
+    "check": (CheckSettings, _check),
 }
