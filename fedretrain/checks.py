@@ -9,8 +9,8 @@ withheld::
 
     site        float64 [2]     the smallest count that leaves the site; epsilon of the noise on every count, 0: none
     reasons     [sections]      by ``SECTIONS``, a code of ``REASONS``
-    examples    [2]             by window: complete examples, which all else is counted over; 0 where they are fewer than
-                                the smallest count, and all else of that window is then -1
+    examples    [2]             by window: complete examples, which all else is counted over; 0 where they are fewer
+                                than the smallest count, and all else of that window is then -1
     business    float64 [m]     by ``settings.metrics``; 0 where it is not given
     given       [m]             1 where it is
     units       uint8 [m, 16]   UTF-8, zeros behind it
@@ -43,6 +43,7 @@ that count.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -116,7 +117,7 @@ class WatchSection(Section):
     @classmethod
     def _ascending(cls, value: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
         for name, edges in value.items():
-            if not edges or any(left >= right for left, right in zip(edges, edges[1:], strict=False)):
+            if not edges or any(left >= right for left, right in pairwise(edges)):
                 raise ValueError(f"{name}: expected at least one number, in strictly ascending order, got {edges}")
         return value
 

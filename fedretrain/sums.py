@@ -1,8 +1,8 @@
 """Sums that sites compute beside their updates, and what comes of them: which there are, and what form they have.
 
 A sum is asked at given values of the variables that travel, about all that a site has for it. But for a check, what
-travels is the mean over the site's examples and how many there were; the server combines them as it combines updates, so that the same
-answers have the same bits in whatever order they came. Names, and the arrays by key (``fedretrain.contract.key``)::
+travels is the mean over the site's examples and how many there were; the server combines them as it combines updates,
+so that the same answers have the same bits in whatever order they came. Names, and the arrays by key (``fedretrain.contract.key``)::
 
     fisher         diagonal of the Fisher information, by variable that trains; float32, in its shape, not negative
     gauss-newton   0: the upper triangle of the last layer's Gauss-Newton matrix, row by row [p (p + 1) / 2], float32;
