@@ -36,6 +36,22 @@ class ReplayRules(Section):
     sample: Literal["reservoir", "balanced"] = Field("reservoir", description="which: any, or as many of each label")
 
 
+class NoiseRules(Section):
+    """The ``[policy.noise]`` of ``site.toml``."""
+
+    epsilon: float | None = Field(
+        None, ge=0.001, le=100, description="of the discrete Laplace noise on each count of a check; none by default"
+    )
+
+
+class QualityRules(Section):
+    """The ``[policy.quality]`` of ``site.toml``."""
+
+    leave_out: tuple[Literal["missing", "impossible", "duplicates", "label-noise"], ...] = Field(
+        (), description="examples that are not trained on; without it data with missing values are refused"
+    )
+
+
 class Policy(Section):
     """The ``[policy]`` of ``site.toml``. Patterns are shell patterns, any of which has to fit."""
 
@@ -56,6 +72,8 @@ class Policy(Section):
     approval: bool = Field(False, description="whether a person must say yes to each job that is not known yet")
     bundles: tuple[Sha256, ...] = Field((), description="app bundles accepted beside the kit's")
     replay: ReplayRules = ReplayRules()
+    noise: NoiseRules = NoiseRules()
+    quality: QualityRules = QualityRules()
 
     @field_validator("hours")
     @classmethod
@@ -147,6 +165,11 @@ def statistics_to_tell(policy: Policy, metrics: Mapping[str, float], train: int,
     return {name: value for name, value in metrics.items() if enough(name) and _any_fits(policy.statistics, name)}
 
 
+def may_leave(policy: Policy, name: str) -> bool:
+    """Whether the statistic of this name fits the policy's patterns, such as "check-labels"."""
+    return _any_fits(policy.statistics, name)
+
+
 def count_to_tell(policy: Policy, count: int) -> int:
     """A count as it may leave: 0 where it is smaller than the smallest."""
     return count if count >= policy.min_count else 0
@@ -178,6 +201,7 @@ def describe(policy: Policy) -> list[str]:
         f"Sends nothing where there are fewer than {least} training examples.",
         f"Sends no statistic and no count about fewer than {policy.min_count} examples.",
         _listed("Sends {}, beside the number of examples.", policy.statistics, "any statistic", "the statistics {}"),
+        *_checked(policy),
         _kept(policy.replay),
         f"{who} each job before its first use of data (fedretrain client approve).",
         f"Passes on tasks of the kit's app bundle{more}; no code of any bundle is run.",
@@ -193,6 +217,23 @@ def _objectives(request: PrepareRequest) -> list[str]:
         return [objective.name for objective in objective_configs(request.strategy)]
     except ConfigurationError:
         raise DeclinedRequest("request-invalid", "strategy", "a list of objectives") from None
+
+
+def _checked(policy: Policy) -> list[str]:
+    """What of a check leaves, and what training leaves out."""
+    from fedretrain.checks import SECTIONS
+
+    sections = [name for name in SECTIONS if may_leave(policy, f"check-{name}")]
+    if not may_leave(policy, "sum-check") or not sections:
+        told = "Answers no check of data and model."
+    else:
+        which = "any part" if len(sections) == len(SECTIONS) else ", ".join(sections)
+        told = f"Answers checks of data and model with counts: {which}."
+    noise = "Adds no noise to the counts of a check."
+    if policy.noise.epsilon is not None:
+        noise = f"Adds discrete Laplace noise to each count of a check, epsilon {policy.noise.epsilon:g} for a count."
+    left = " and ".join(policy.quality.leave_out) or "nothing"
+    return [told, noise, f"Leaves out of training, for its quality: {left}."]
 
 
 def _kept(rules: ReplayRules) -> str:

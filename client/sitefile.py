@@ -24,6 +24,8 @@ Module = Annotated[
     str, shaped(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", 'the name of a module, such as "our_layers" or "ours.layers"')
 ]
 
+MetricName = Annotated[str, shaped(r"[A-Za-z][A-Za-z0-9_-]{0,40}", 'the name of a metric, such as "revenue"')]
+
 
 class TrainerSection(Section):
     """The process that touches data."""
@@ -36,12 +38,25 @@ class TrainerSection(Section):
     allow_modules: tuple[Module, ...] = Field((), description="installed modules whose layer classes may be built")
 
 
+class MetricSection(Section):
+    """A business metric: a number that a function of the site's own gives when a check is asked for.
+
+    The function takes nothing, or one argument: the arrays of the recent examples by the names they have in an npz
+    (``fedretrain.dataset``). It returns a finite number.
+    """
+
+    function: Reference
+    unit: str = Field(min_length=1, max_length=20, description="such as EUR or percent")
+    path: str | None = Field(None, description="folder it is imported from; default: what is installed")
+
+
 class SiteFile(Section):
     """A loaded ``site.toml``."""
 
     data: DataSection
     policy: Policy = Policy()
     trainer: TrainerSection = TrainerSection()
+    metrics: dict[MetricName, MetricSection] = Field({}, description="business metrics by name")
 
 
 def load_site(path: Path) -> SiteFile:
@@ -136,7 +151,8 @@ layers = ["*"]                      # layers that may be trained; nested ones ar
 # hours = ["22:00-06:00"]           # when data may be used, local time; default: always
 min_examples = 10                   # fewest training examples about which anything is sent
 min_count = 5                       # fewest examples a statistic or count may be about; 5 is the least possible
-statistics = ["*"]                  # that may leave: train-loss, val-loss, val-<metric>, seconds
+statistics = ["*"]                  # that may leave: train-loss, val-loss, val-<metric>, seconds, sum-<name>; of a
+                                    # check (sum-check) each part: check-histogram, check-labels, ...
 approval = false                    # true: a person must say yes to each job, with 'fedretrain client approve'
 bundles = []                        # SHA-256 of app bundles accepted beside the kit's
 
@@ -145,6 +161,18 @@ examples = 0                        # the most; 0 keeps none, removes what was k
 # days = 365                        # oldest that is kept
 # max_mb = 64                       # MiB they may take
 # sample = "reservoir"              # any example as likely as another; or "balanced": as many of each label
+
+[policy.noise]                      # on each count of a check; what of it is safe to tell stands in docs/watching.md
+# epsilon = 1.0                     # of the discrete Laplace distribution, for each count; default: no noise
+
+[policy.quality]                    # of examples that are not trained on; a check counts them either way
+leave_out = []                      # "missing" and "impossible" values, "duplicates", "label-noise" (as the last check
+                                    # found it); without the first two, data that have such values are refused
+
+# [metrics.revenue]                 # a number beside the counts of a check, for jobs that watch "revenue"
+# function = "our_numbers:revenue"  # takes nothing, or the recent examples' arrays as an npz has them; gives a number
+# unit = "EUR"
+# path = "code"                     # the folder it is imported from; default: what is installed
 
 [trainer]
 # backend = "client.trainer:Trainer"    # module:class that trains

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from .contract import Contract, InputSpec, OutputSpec
 from .errors import DataMismatch
 from .labels import by_name, check_labels, kind_of, labels_as_array, no_labels
+from .wider import WiderContract, WiderOutput, labels_of
 
 Array = NDArray[Any]
 
@@ -100,7 +101,7 @@ def from_arrays(arrays: Mapping[str, Array], contract: Contract, *, partial: boo
     """
     labels = {spec.name: _key("y", spec.name, len(contract.outputs)) for spec in contract.outputs}
     unlabelled = tuple(name for name, key in labels.items() if key not in arrays) if partial else ()
-    if len(unlabelled) == len(labels):
+    if len(unlabelled) == len(labels) and not isinstance(contract, WiderContract):
         unlabelled = ()
     for key in _keys(contract):
         if key not in arrays and key not in {labels[name] for name in unlabelled}:
@@ -123,6 +124,8 @@ def _labels(arrays: Mapping[str, Array], spec: OutputSpec, contract: Contract) -
     """An output's labels by the contract's positions."""
     several = len(contract.outputs)
     array, key = arrays[_key("y", spec.name, several)], _key("labels", spec.name, several)
+    if isinstance(spec, WiderOutput) and (key in arrays or not spec.named):
+        return labels_of(array, arrays.get(key), spec)
     if key in arrays:
         return by_name(array, arrays[key], spec)
     if spec.named:
@@ -247,6 +250,34 @@ def _check_input(array: Array, spec: InputSpec) -> None:
             _name_columns(cast < spec.low, spec, "data-range", f"at least {spec.low:g}")
         if spec.high is not None:
             _name_columns(cast > spec.high, spec, "data-range", f"at most {spec.high:g}")
+
+
+def unusable(array: Array, spec: InputSpec) -> tuple[Array, Array]:
+    """Which values of an input are missing or not finite, and which of the others dtype or range do not allow.
+
+    Returns:
+        Two arrays, bool [n, *shape]; ``_check_input`` passes exactly where neither has a true value.
+
+    Raises:
+        DataMismatch: ``data-shape``, or ``data-dtype`` where there are no numbers.
+    """
+    _check_shape(array, spec)
+    if array.dtype.kind not in "biuf":
+        raise DataMismatch("data-dtype", spec.name, f"numbers that convert to {spec.dtype}, got {kind_of(array)}")
+    missing, dtype = ~np.isfinite(array), np.dtype(spec.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if dtype.kind == "b":
+            return missing, ~missing & (array != 0) & (array != 1)
+        cast = array.astype(dtype, copy=False)
+        outside = ~np.isfinite(cast)
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            outside |= (array != np.floor(array)) | (array < limits.min) | (array > limits.max)
+        if spec.low is not None:
+            outside |= cast < spec.low
+        if spec.high is not None:
+            outside |= cast > spec.high
+    return missing, outside & ~missing
 
 
 def _check_shape(array: Array, spec: InputSpec) -> None:

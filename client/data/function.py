@@ -16,6 +16,7 @@ from client.site import log_without_text
 from fedretrain.contract import Contract
 from fedretrain.dataset import Dataset, from_arrays
 from fedretrain.errors import DataMismatch
+from fedretrain.wider import WiderContract, as_found
 
 from .section import FunctionData
 
@@ -25,7 +26,8 @@ _WHERE = "the site's data function"
 def read(section: FunctionData, folder: Path, contract: Contract) -> Dataset:
     """The examples; raises DataMismatch, also where the function raises anything else."""
     try:
-        data = _result(_function(section, folder)(contract), contract)
+        asked = contract.plain if isinstance(contract, WiderContract) else contract
+        data = _result(_function(section, folder)(asked), contract)
     except DataMismatch:
         raise
     except Exception as error:  # noqa: BLE001 - it is the site's own code
@@ -44,7 +46,8 @@ def _function(section: FunctionData, folder: Path) -> Any:
 
 def _result(result: Any, contract: Contract) -> Dataset:
     if isinstance(result, Dataset):
-        return result
+        y = {spec.name: as_found(result.y[spec.name], spec) for spec in contract.outputs if spec.name in result.y}
+        return replace(result, y={**result.y, **y})
     if not isinstance(result, Mapping):
         raise DataMismatch("data-unreadable", _WHERE, "a table of arrays: x, y or x.<input>, y.<output>")
     return from_arrays({str(key): np.asarray(value) for key, value in result.items()}, contract, partial=True)

@@ -3,7 +3,7 @@
 Columns are converted chunk by chunk, so that of a file's text no more than a chunk is in memory.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedretrain.contract import Contract, InputSpec, OutputSpec
 from fedretrain.dataset import Dataset
 from fedretrain.errors import DataMismatch
+from fedretrain.wider import WiderContract, as_found
 
 from .labels import as_labels, by_position, positions
 from .section import TableData, labelled
@@ -22,6 +23,7 @@ Array = NDArray[Any]
 Column = Sequence[Any] | Array
 SaidT = TypeVar("SaidT")
 Chunk = Mapping[str, Column]
+Number = Callable[[Any], float]
 
 
 class Table:
@@ -42,6 +44,7 @@ class Table:
         self._weight = section.sample_weight
         self._time = section.timestamp
         self._preprocessing = section.preprocessing
+        self._number = _number_if_any if isinstance(contract, WiderContract) else _number
 
     @property
     def _labelled(self) -> list[OutputSpec]:
@@ -66,11 +69,13 @@ class Table:
         parts: dict[tuple[str, str], list[Array]] = {}
         for chunk in chunks:
             for spec in self._contract.inputs:
-                parts.setdefault(("x", spec.name), []).append(_features(chunk, self._inputs[spec.name], spec))
+                columns = self._inputs[spec.name]
+                parts.setdefault(("x", spec.name), []).append(_features(chunk, columns, spec, self._number))
             for output in self._labelled:
-                parts.setdefault(("y", output.name), []).append(_labels(chunk, self._outputs[output.name], output))
+                columns = self._outputs[output.name]
+                parts.setdefault(("y", output.name), []).append(_labels(chunk, columns, output, self._number))
             if self._weight:
-                weights = _numbers(chunk[self._weight], self._weight).astype(np.float32)
+                weights = _numbers(chunk[self._weight], self._weight, _number).astype(np.float32)
                 parts.setdefault(("w", ""), []).append(weights)
             if self._time:
                 parts.setdefault(("t", ""), []).append(seconds(chunk[self._time], self._time))
@@ -118,26 +123,26 @@ def _said_of(said: SaidT | Mapping[str, SaidT] | None, name: str, count: int) ->
     return said if count == 1 else None
 
 
-def _features(chunk: Chunk, columns: Sequence[str], spec: InputSpec) -> Array:
+def _features(chunk: Chunk, columns: Sequence[str], spec: InputSpec, number: Number) -> Array:
     """[rows, columns]; in the model's own precision where that is not less than what whole numbers need."""
-    whole = np.stack([_numbers(chunk[column], column) for column in columns], axis=1)
+    whole = np.stack([_numbers(chunk[column], column, number) for column in columns], axis=1)
     with np.errstate(over="ignore"):
         return whole.astype(np.float32) if spec.dtype == "float32" else whole
 
 
-def _labels(chunk: Chunk, columns: Sequence[str], output: OutputSpec) -> Array:
+def _labels(chunk: Chunk, columns: Sequence[str], output: OutputSpec, number: Number) -> Array:
     if len(columns) == 1 and by_position(output):
         return as_labels(positions(chunk[columns[0]], output), output)
-    numbers = [_numbers(chunk[column], column) for column in columns]
-    return numbers[0] if len(numbers) == 1 else np.stack(numbers, axis=1)
+    numbers = [_numbers(chunk[column], column, number) for column in columns]
+    return as_found(numbers[0] if len(numbers) == 1 else np.stack(numbers, axis=1), output)
 
 
-def _numbers(values: Column, column: str) -> Array:
+def _numbers(values: Column, column: str, number: Number) -> Array:
     """float64 [rows]; an empty cell is NaN."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
         return values.astype(np.float64)
     try:
-        return np.fromiter(map(_number, values), np.float64, len(values))
+        return np.fromiter(map(number, values), np.float64, len(values))
     except (TypeError, ValueError):
         raise DataMismatch("data-dtype", column, "numbers") from None
 
@@ -146,6 +151,14 @@ def _number(value: Any) -> float:
     if value is None or (isinstance(value, str) and not value.strip()):
         return np.nan
     return float(value)
+
+
+def _number_if_any(value: Any) -> float:
+    """As ``_number``; what is no number is NaN too."""
+    try:
+        return _number(value)
+    except (TypeError, ValueError):
+        return np.nan
 
 
 def _shaped(flat: Array, spec: InputSpec) -> Array:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedretrain.contract import Contract
 from fedretrain.dataset import Dataset
 from fedretrain.errors import DataMismatch
+from fedretrain.wider import as_found
 
 from .files import matching, readable
 from .labels import as_labels, by_position, positions
@@ -43,7 +44,8 @@ def read(section: TFRecordData, folder: Path, contract: Contract) -> Dataset:
             continue
         values = arrays[outputs[output.name]]
         one_each = values.ndim == 1 and by_position(output)
-        y[output.name] = as_labels(positions(values, output), output) if one_each else values
+        found = as_labels(positions(values, output), output) if one_each else as_found(values, output)
+        y[output.name] = found
     x = {name: arrays[feature] for name, feature in inputs.items()}
     weights = arrays[weight] if weight else None
     times = seconds(arrays[time], time) if time else None
