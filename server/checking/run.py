@@ -6,25 +6,14 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from fedretrain import atomic
 from fedretrain.job import Job
 from fedretrain.runfolder import RunFolder
 from server.federation import Federation
 
 from .document import Check
+from .marker import is_check, mark_check
 
-MARKER = "check"
-"""File in a run folder whose run is a check."""
-
-
-def mark_check(folder: RunFolder) -> None:
-    """Make the run of this folder a check, before anything starts it; raises MachineError where the disk fails."""
-    atomic.write_bytes(folder.root / MARKER, b"")
-
-
-def is_check(folder: RunFolder) -> bool:
-    """Whether the run of this folder is a check."""
-    return (folder.root / MARKER).is_file()
+__all__ = ["check", "is_check", "mark_check"]
 
 
 def check(  # noqa: PLR0913, PLR0917 - as ``server.run.execute``, and since when
