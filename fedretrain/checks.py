@@ -10,7 +10,7 @@ withheld::
     site        float64 [2]     the smallest count that leaves the site; epsilon of the noise on every count, 0: none
     reasons     [sections]      by ``SECTIONS``, a code of ``REASONS``
     examples    [2]             by window: complete examples, which all else is counted over; 0 where they are fewer
-                                than the smallest count, and all else of that window is then -1
+                                than the smallest count, and all else but missing and impossible is then -1
     business    float64 [m]     by ``settings.metrics``; 0 where it is not given
     given       [m]             1 where it is
     units       uint8 [m, 16]   UTF-8, zeros behind it
@@ -20,8 +20,9 @@ withheld::
 and for each window, in the order of ``WINDOW_FIELDS``, one flat array for each field, its subjects one after another::
 
     histograms        by feature: cells of its histogram (``fedretrain.contract.Feature``)
-    missing           by ``subjects``: rows without a finite value there; such rows are in no other count but these two
-    impossible        by ``subjects``: rows with a value that the contract's range or dtype does not allow
+    missing           by ``subjects``: rows without a finite value there
+    impossible        by ``subjects``: rows with a value that the contract's range or dtype does not allow; rows that are
+                      in these two are no complete examples
     constant          by feature: 1 where all examples have one value
     duplicates        examples that repeat an earlier one of the site, inputs and labels alike
     label_noise       labelled examples that the model confidently takes for another label
@@ -37,7 +38,8 @@ Confidence is the greatest of an output's probabilities. A multilabel output is 
 confidence is the product of those of its labels. A regression, and an output that decides several times about one
 example, have none of the fields that are by output.
 
-A cell below the site's smallest count is -1 unless it is 0: whoever reads it knows that it lies from 0 to less than
+The answer's number of examples is that of its complete ones, in both windows. A section that is not given is -1 in all
+its cells. A cell below the site's smallest count is -1 unless it is 0: whoever reads it knows that it lies from 0 to less than
 that count.
 """
 
@@ -71,8 +73,8 @@ SECTIONS = (
 )
 """Parts of a check, each of which a site's policy can withhold by itself."""
 WINDOWS = ("reference", "recent")
-REASONS = {0: "given", 1: "policy", 2: "too few", 3: "no labels", 4: "not asked", 5: "failed"}
-GIVEN, POLICY, TOO_FEW, NO_LABELS, NOT_ASKED, FAILED = REASONS
+REASONS = {0: "given", 1: "policy", 2: "too few", 3: "no labels", 4: "not asked", 5: "failed", 6: "no times"}
+GIVEN, POLICY, TOO_FEW, NO_LABELS, NOT_ASKED, FAILED, NO_TIMES = REASONS
 STREAMS = ("error", "confidence")
 """What a streaming detector watches: errors where there are labels, else the model's lack of confidence."""
 CONFIDENCE_BINS = 10

@@ -285,8 +285,9 @@ class Job(QuietSection):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the job without its paths: the same job in another folder is the same job."""
-        dump = self.model_dump(mode="json", exclude={"simulation": True, "search": True, "model": {"path"}})
+        """SHA-256 of the job without its paths and what no run looks at: in another folder it is the same job."""
+        left_out = {"simulation": True, "search": True, "watch": True, "plan": True, "model": {"path"}}
+        dump = self.model_dump(mode="json", exclude=left_out)
         for holdout in dump["holdout"]:
             del holdout["path"]
         if dump["monitor"] is None:

@@ -53,9 +53,9 @@ class PrepareRequest(_Body):
     ``architecture`` is the base model's JSON config (``fedretrain.architecture``), ``freeze`` the job's patterns, and
     ``train`` is resolved: optimizer, loss and metrics are all given, and ``codec`` is how updates travel
     (``fedretrain.codecs``). ``sums`` names the sums the run will ask for (``fedretrain.sums``); but for an evaluation
-    no other is answered. With ``check`` the run trains nothing: the site reads its data leniently, and the counts of the
-    reply are together those of all complete examples. The site keeps the request under the run's id and looks it up
-    there when it is asked to train.
+    no other is answered. With ``check`` the run trains nothing: the site reads its data leniently, and the counts of
+    the reply are together those of all complete examples. The site keeps the request under the run's id and looks it
+    up there when it is asked to train.
     """
 
     BRIEF: ClassVar[tuple[str, ...]] = ("sums", "check")

@@ -2,7 +2,8 @@
 
 A sum is asked at given values of the variables that travel, about all that a site has for it. But for a check, what
 travels is the mean over the site's examples and how many there were; the server combines them as it combines updates,
-so that the same answers have the same bits in whatever order they came. Names, and the arrays by key (``fedretrain.contract.key``)::
+so that the same answers have the same bits in whatever order they came. Names, and the arrays by key
+(``fedretrain.contract.key``)::
 
     fisher         diagonal of the Fisher information, by variable that trains; float32, in its shape, not negative
     gauss-newton   0: the upper triangle of the last layer's Gauss-Newton matrix, row by row [p (p + 1) / 2], float32;
