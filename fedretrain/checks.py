@@ -21,8 +21,8 @@ and for each window, in the order of ``WINDOW_FIELDS``, one flat array for each 
 
     histograms        by feature: cells of its histogram (``fedretrain.contract.Feature``)
     missing           by ``subjects``: rows without a finite value there
-    impossible        by ``subjects``: rows with a value that the contract's range or dtype does not allow; rows that are
-                      in these two are no complete examples
+    impossible        by ``subjects``: rows with a value that the contract's range or dtype does not allow; rows in
+                      either of these two are no complete examples
     constant          by feature: 1 where all examples have one value
     duplicates        examples that repeat an earlier one of the site, inputs and labels alike
     label_noise       labelled examples that the model confidently takes for another label
@@ -39,8 +39,8 @@ confidence is the product of those of its labels. A regression, and an output th
 example, have none of the fields that are by output.
 
 The answer's number of examples is that of its complete ones, in both windows. A section that is not given is -1 in all
-its cells. A cell below the site's smallest count is -1 unless it is 0: whoever reads it knows that it lies from 0 to less than
-that count.
+its cells. A cell below the site's smallest count is -1 unless it is 0: whoever reads it knows that it lies from 0 to
+less than that count.
 """
 
 from collections.abc import Callable, Iterator, Mapping
