@@ -1,9 +1,10 @@
 """The Flower ServerApp: what the run configuration asks for, done once.
 
-``task`` is "run": the job in the run folder that ``run`` names is run, or resumed. What stops it is written to the
-folder as ``failure.json``, so that the command which started Flower can report it with the right exit code:
-``{"error": class name, "exit_code": int, "message": str}``. Or ``task`` is "deliver": the release in use is brought to
-the sites that lack it, and what became of that stands in the federation's ``state/installed.json``.
+``task`` is "run": the job in the run folder that ``run`` names is run, or resumed; a check's folder (``server.checking``)
+is checked. What stops it is written to the folder as ``failure.json``, so that the command which started Flower can
+report it with the right exit code: ``{"error": class name, "exit_code": int, "message": str}``. Or ``task`` is
+"deliver": the release in use is brought to the sites that lack it, and what became of that stands in the federation's
+``state/installed.json``.
 
 ``federation`` names the server's folder; without one the sites are a simulation's.
 """
@@ -20,6 +21,7 @@ from fedretrain import atomic
 from fedretrain.errors import ConfigurationError, FedretrainError, MachineError
 from fedretrain.runfolder import RunFolder
 
+from .checking.run import check, is_check
 from .deliver import deliver
 from .federation import Federation
 from .guarded import guarded
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Do the task; raises what ``execute`` and ``deliver`` raise."""
+    """Do the task; raises what ``execute``, ``check`` and ``deliver`` raise."""
     config = context.run_config
     task, run, folder = (str(config.get(key) or "") for key in ("task", "run", "federation"))
     federation = Federation.open(Path(folder)) if folder else None
@@ -46,7 +48,10 @@ def main(grid: Grid, context: Context) -> None:
 def _run(folder: RunFolder, grid: Grid, federation: Federation | None) -> None:
     folder.failure.unlink(missing_ok=True)
     try:
-        execute(folder.load_job(), grid, folder, federation=federation)
+        if is_check(folder):
+            check(folder.load_job(), grid, folder, federation=federation)
+        else:
+            execute(folder.load_job(), grid, folder, federation=federation)
     except Exception as error:
         code = error.exit_code if isinstance(error, FedretrainError) else FedretrainError.exit_code
         failure = {"error": type(error).__name__, "exit_code": code, "message": str(error)}

@@ -71,13 +71,17 @@ def retrain(
         say(as_json, *operations.asked(federation, run, "asked for"))
 
 
-def runs(folder: Folder = DEFAULT_FOLDER, as_json: Json = False) -> None:
+def runs(
+    checks: Annotated[bool, typer.Option("--checks", help="Checks that came to their end too.")] = False,
+    folder: Folder = DEFAULT_FOLDER,
+    as_json: Json = False,
+) -> None:
     """List the runs, oldest first, and what became of each."""
     with answers(as_json):
         from . import operations, operations_text
         from .federation import Federation
 
-        rows = operations.runs(Federation.open(folder))
+        rows = operations.runs(Federation.open(folder), checks)
         say(as_json, operations_text.run_lines(rows), {"runs": rows})
 
 

@@ -10,6 +10,7 @@ A run's ``state`` is one of::
     stopping    asked to stop                     stopped    by its operator; can be resumed
     failed      only its operator can mend it     given up   too many starts without progress
     released    finished                          rejected   finished; the model in use stays
+    checked     finished: a check (``server.watching``), which trains nothing
 """
 
 import json
@@ -26,10 +27,12 @@ from fedretrain.runfolder import RunFolder
 from fedretrain.standing import Standing
 
 from . import desired, uplock
+from .checking.marker import is_check
 from .federation import Federation
 
-ENDED = frozenset({"released", "rejected", "failed", "given up", "stopped"})
-EXIT_CODES = {"released": 0, "rejected": 3, "stopped": 1, "given up": 1}
+FINISHED = frozenset({"released", "rejected", "checked"})
+ENDED = FINISHED | {"failed", "given up", "stopped"}
+EXIT_CODES = {"released": 0, "checked": 0, "rejected": 3, "stopped": 1, "given up": 1}
 
 
 def retrain(federation: Federation, path: Path, run_id: str | None = None) -> RunFolder:
@@ -57,7 +60,7 @@ def resume(folder: RunFolder) -> RunFolder:
         ConfigurationError: It is finished.
     """
     state = run_state(folder, running=True)
-    if state in {"released", "rejected"}:
+    if state in FINISHED:
         raise ConfigurationError(f"run {folder.run_id} is finished ({state}); start another with 'server retrain'")
     if state not in {"running", "starting"}:
         desired.ask(folder, "run")
@@ -67,7 +70,7 @@ def resume(folder: RunFolder) -> RunFolder:
 def stop(folder: RunFolder) -> RunFolder:
     """Ask a run to stop; raises ConfigurationError where it is finished."""
     state = run_state(folder, running=True)
-    if state in {"released", "rejected"}:
+    if state in FINISHED:
         raise ConfigurationError(f"run {folder.run_id} is finished ({state}); there is nothing to stop")
     desired.ask(folder, "stop")
     return folder
@@ -83,9 +86,14 @@ def find(federation: Federation, run: str) -> RunFolder:
     raise ConfigurationError(f"{federation.runs}: expected one run that is called or begins with {run!r}; {known}")
 
 
-def runs(federation: Federation) -> list[dict[str, Any]]:
-    """Every run, oldest first, as ``run`` tells it, without the rounds."""
-    told = [run(federation, folder) for folder in sorted(_folders(federation), key=lambda f: f.job.stat().st_mtime)]
+def runs(federation: Federation, checks: bool = False) -> list[dict[str, Any]]:
+    """Every run, oldest first, as ``run`` tells it, without the rounds.
+
+    Of checks those that have not come to their end, or with ``checks`` all: there are many, and what they found stands
+    in the history (``server.history``).
+    """
+    folders = [folder for folder in _folders(federation) if checks or not _is_past_check(folder)]
+    told = [run(federation, folder) for folder in sorted(folders, key=lambda f: f.job.stat().st_mtime)]
     return [{key: value for key, value in one.items() if key != "result"} for one in told]
 
 
@@ -101,10 +109,11 @@ def run(federation: Federation, folder: RunFolder) -> dict[str, Any]:
     left = standing.seconds_left(time.time()) if state == "running" else None
     return {
         "run_id": folder.run_id,
+        "check": is_check(folder),
         "state": state,
         "stage": standing.stage if state == "running" else None,
         "round": standing.round,
-        "rounds": standing.rounds or folder.load_job().train.rounds,
+        "rounds": standing.rounds or (0 if is_check(folder) else folder.load_job().train.rounds),
         "completed": standing.completed,
         "sites": {
             "asked": list(standing.asked),
@@ -214,6 +223,10 @@ def _folders(federation: Federation) -> list[RunFolder]:
     """Every run's folder; the segments of an online job (``server.online``) are part of that."""
     folders = [RunFolder(file.parent) for file in federation.runs.glob("*/job.json")]
     return [folder for folder in folders if not _is_segment(folder)]
+
+
+def _is_past_check(folder: RunFolder) -> bool:
+    return is_check(folder) and folder.result.exists()
 
 
 def _is_segment(folder: RunFolder) -> bool:

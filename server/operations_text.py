@@ -24,7 +24,7 @@ def run_lines(rows: Sequence[Values]) -> Iterator[str]:
         return
     cells = [("run", "state", "rounds", "sites", "sent", "last event", "")]
     for row in rows:
-        counted = f"{row['completed']} of {row['rounds']}"
+        counted = "check" if row["check"] else f"{row['completed']} of {row['rounds']}"
         note = (row["release"] or "")[:_SHORT] or _first_line(row["reason"])
         sites = str(len(row["sites"]["asked"])) if row["sites"]["asked"] else _NONE
         cells.append((row["run_id"], row["state"], counted, sites, words.size(row["bytes"]), when(row["at"]), note))
@@ -38,7 +38,10 @@ def status_lines(value: Values, folder: Path) -> Iterator[str]:
     stage = f", {value['stage']}" if value["stage"] else ""
     yield f"state    {value['state']}{stage}; last event {when(value['at'])}; started {_times(value['starts'])}"
     left = "" if value["seconds_left"] is None else f", about {words.seconds(value['seconds_left'])} left"
-    yield f"rounds   {value['completed']} of {value['rounds']} complete{left}"
+    if value["check"]:
+        yield "rounds   none: a check; what it found: fedretrain server drift"
+    else:
+        yield f"rounds   {value['completed']} of {value['rounds']} complete{left}"
     if sites["asked"]:
         yield f"sites    {len(sites['answered'])} of {len(sites['asked'])} answered in round {value['round']}"
     if sites["awaited"]:

@@ -42,7 +42,7 @@ def follow(folder: Path, run_id: str, as_json: bool) -> int:
     run = federation.runfolder(run_id)
     try:
         with Progress(Console(stderr=True)) as progress:
-            state = _watch(federation, run, progress)
+            state = until_ended(federation, run, progress)
     except KeyboardInterrupt:
         typer.echo(f"no longer watching; run {run_id} goes on: fedretrain server status {run_id}", err=True)
         return _show(federation, run, folder, as_json, INTERRUPTED)
@@ -51,8 +51,8 @@ def follow(folder: Path, run_id: str, as_json: bool) -> int:
     return _show(federation, run, folder, as_json, operations.EXIT_CODES[state])
 
 
-def _watch(federation: Federation, run: RunFolder, progress: Progress) -> str:
-    """Tell what happens until the run has ended; its state then."""
+def until_ended(federation: Federation, run: RunFolder, progress: Progress) -> str:
+    """Tell what happens until the run, or check, has ended; its state then."""
     tail = Tail(run.events)
     told = ""
     progress.recall(read_events(tail))
@@ -76,6 +76,8 @@ def _show(federation: Federation, run: RunFolder, folder: Path, as_json: bool, c
     value = operations.run(federation, run)
     if as_json:
         typer.echo(json.dumps(value, allow_nan=False))
+    elif value["check"]:
+        typer.echo(f"check {run.run_id}: to write down and show what it found: fedretrain server drift")
     elif value["result"] is not None:
         show_result(Console(), value["result"], folder.resolve(), _events(run, "site-declined"), "--folder")
     return code

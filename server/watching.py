@@ -154,7 +154,7 @@ def plan_for(history: History, job: Job, out: Path) -> "Plan":
     from .deciding.planner import decide
 
     settle(history, out)
-    evidence = evidence_of(history, runs_of(out, history.plans()), datetime.now(UTC))
+    evidence = evidence_of(history, job, runs_of(out, history.plans()), datetime.now(UTC))
     plan = decide(evidence, job.plan or PlanSection(), costs_of(evidence.past))
     history.add_plan(plan.to_json(), job.model_dump(mode="json"))
     return plan
