@@ -94,6 +94,17 @@ def test_a_line_is_the_mean_over_the_runs(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_one_way_that_starts_from_nothing_does_not_press_the_others_together() -> None:
+    """0.7 is the lowest end and 0.9 the best value, so a tenth of 0.2 around them, wherever a line began."""
+    assert plots.shown([[0.1, 0.5, 0.7], [0.9, 0.8], [0.9, 0.8], [math.nan]]) == pytest.approx((0.68, 0.92))
+
+
+def test_where_most_ways_start_from_nothing_all_is_shown() -> None:
+    """The median of the least values, 0, is where the picture begins."""
+    assert plots.shown([[0.0, 0.9], [0.0, 0.8], [0.5, 0.9]]) == pytest.approx((0.0, 0.99))
+    assert plots.shown([[math.nan], []]) is None
+
+
 def test_the_command_below_a_table_makes_it_again() -> None:
     """Options that are the defaults are left out."""
     every = tuple(job.stem for job in registry.examples("meaning"))
