@@ -1,10 +1,10 @@
 """The Flower ServerApp: what the run configuration asks for, done once.
 
-``task`` is "run": the job in the run folder that ``run`` names is run, or resumed; where it
-is a check's (``server.checking``), the sites are checked. What stops it is written to the folder as ``failure.json``, so that the command which started Flower can
-report it with the right exit code: ``{"error": class name, "exit_code": int, "message": str}``. Or ``task`` is
-"deliver": the release in use is brought to the sites that lack it, and what became of that stands in the federation's
-``state/installed.json``.
+``task`` is "run": the job in the run folder that ``run`` names is run, or resumed; where it is a check's
+(``server.checking``), the sites are checked. What stops it is written to the folder as ``failure.json``, so that the
+command which started Flower can report it with the right exit code:
+``{"error": class name, "exit_code": int, "message": str}``. Or ``task`` is "deliver": the release in use is brought to
+the sites that lack it, and what became of that stands in the federation's ``state/installed.json``.
 
 ``federation`` names the server's folder; without one the sites are a simulation's.
 """
