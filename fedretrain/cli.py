@@ -48,6 +48,7 @@ MOUNTS = {
     "partition": Mount("simulations.cli_partition", "Divide a file of examples among simulated sites."),
     "scenario": Mount("simulations.cli_scenario", "Write a drift that is built in, with example jobs."),
     "compare": Mount("simulations.cli_compare", "Compare ways to retrain on such a drift."),
+    "compare-policies": Mount("simulations.cli_policies", "Compare who decides when to retrain."),
     "server": Mount("server.cli", "Operate the aggregation server."),
     "client": Mount("client.cli", "Take part as a site."),
 }

@@ -15,6 +15,7 @@ import typer
 from fedretrain.errors import ConfigurationError, FedretrainError, RunFailed
 
 if TYPE_CHECKING:
+    from .cli_loop import Asked
     from .task import Options, Task
 
 EXIT_CODES = {"released": 0, "rejected": 3}
@@ -41,7 +42,7 @@ class Poison(StrEnum):
 @app.command(
     epilog="""\b
 Exit codes:
-  0    released
+  0    released; --scenario: all steps are over
   1    anything not named here, such as a full disk
   2    the job, the data or an option is wrong
   3    rejected by the gate; the model in use stays
@@ -70,14 +71,23 @@ def simulate(  # noqa: PLR0917  # the command's options
     demo: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Only make the demo's model, data and job, in DIR.")
     ] = None,
+    scenario: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A world of --steps months that retrains by itself.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=4, max=120, help="Of --scenario, in months (12).")] = None,
 ) -> None:
     """Run a retraining job on this machine: rounds at the sites, the gate, a signed release.
 
     Without a job it runs the built-in demo: handwritten digits at five hospitals that replaced their scanners.
+    With --scenario the whole loop runs by itself, step by step: watch, plan, retrain, gate, release. NAME is covariate,
+    concept, label-shift, new-classes, new-site, seasonal or none.
     """
     from .task import Options
 
     options = Options(job, sites, rounds, seed, workers, out, engine, resume, poison)
+    if scenario is not None or steps is not None:
+        _run_scenario(_asked(scenario, steps, options, demo), as_json)
+        return
     if demo is not None:
         _make_demo(demo, options, as_json)
         return
@@ -104,6 +114,30 @@ def _make_demo(folder: Path, options: "Options", as_json: bool) -> None:
         job = ensure_demo(folder.resolve(), recipe, lambda line: typer.echo(line, file=stream))
     value = {"job": str(job), "sites": recipe.sites}
     typer.echo(json.dumps(value) if as_json else f"{job}, beside it the model, the holdouts and {recipe.sites} sites")
+
+
+def _asked(scenario: str | None, steps: int | None, options: "Options", demo: Path | None) -> "Asked":
+    """What a world is; raises ConfigurationError where an option does not go with it."""
+    from .cli_loop import Asked
+
+    if scenario is None:
+        raise ConfigurationError("--steps: of a world; expected --scenario NAME beside it")
+    others = {"JOB": options.job, "--rounds": options.rounds, "--engine": options.engine, "--demo": demo}
+    others |= {"--resume": options.resume, "--poison": options.poison}
+    for name, value in others.items():
+        if value is not None:
+            raise ConfigurationError(f"--scenario: has jobs of its own; expected no {name} beside it")
+    return Asked(scenario, steps, options.sites, options.seed, options.workers, options.out)
+
+
+def _run_scenario(asked: "Asked", as_json: bool) -> None:
+    from fedretrain.answers import answers, say
+
+    from . import cli_loop
+
+    with answers(as_json):
+        course, out = cli_loop.run_scenario(asked)
+    say(as_json, cli_loop.lines(course, out), cli_loop.as_json(course, out))
 
 
 def _run(options: "Options", as_json: bool) -> tuple[dict[str, Any], "Task"]:

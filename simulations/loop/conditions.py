@@ -7,7 +7,7 @@ A step is a month. All but ``none`` and ``seasonal`` change from step ``changed(
 
     none          nothing changes
     covariate     one site after the other replaces its scanner by a camera (``simulations.digits``)
-    label-shift   the digits that are hardest to tell apart, 1, 3, 5, 8 and 9, become ten times as frequent as the others
+    label-shift   the digits that are hardest to tell apart, 1, 3, 5, 8 and 9, become ten times as frequent as others
     concept       what was called a 3 is called a 5, and the other way round, at all sites
     new-classes   8 and 9, which the model does not know, are two in ten of what is read
     new-site      a site joins that has had a camera all along, and brings a third of what is read

@@ -6,9 +6,12 @@ scenario, and does not see what accuracy is measured on.
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fedretrain.job import Job
+
+if TYPE_CHECKING:
+    from server.deciding.plan import Plan
 
 POLICIES = ("never", "schedule", "planner")
 EVERY = 2
@@ -39,7 +42,7 @@ class Decision:
         why: In one line.
         job: What is to be run; None for nothing.
         roll_back: Id of a release that is to be in use again; None for none.
-        plan: Id of the plan, where there is one.
+        plan: That it carries out, where there is one.
         document: The plan's, as a path below the output folder.
         nbytes: What it cost to decide, of arrays as they travelled.
         seconds: Likewise.
@@ -49,7 +52,7 @@ class Decision:
     why: str = ""
     job: Job | None = None
     roll_back: str | None = None
-    plan: str | None = None
+    plan: "Plan | None" = None
     document: str = ""
     nbytes: int = 0
     seconds: float = 0.0
@@ -57,18 +60,16 @@ class Decision:
 
 @dataclass(frozen=True)
 class Carried:
-    """What came of a decision.
+    """What came of a job that was run, or of going back to a release.
 
     Attributes:
-        run: Its id.
-        at: When.
-        result: As ``server.run.execute`` gave it; None where the run was given up.
+        run: Its id; empty where nothing was run.
+        result: As ``server.run.execute`` gave it; None where the run was given up, or there was none.
         refused: Why it was given up, in one line.
     """
 
     run: str
-    at: datetime
-    result: dict[str, object] | None
+    result: dict[str, Any] | None
     refused: str = ""
 
 

@@ -28,6 +28,8 @@ START = datetime(2025, 1, 1, tzinfo=UTC)
 STEP = timedelta(days=30)
 HISTORY = 3
 SITES = 5
+RUN = "step-"
+"""Of the name of a run at the end of a step, which its number follows."""
 FEWEST_STEPS, MOST_STEPS = 4, 120
 
 _POOLS = {"base": 500, "old": 250, "new": 250, "current": 300}  # the other images are the sites'
@@ -95,6 +97,11 @@ class Stream:
     def ends(self, step: int) -> datetime:
         """When a step is over; the first begins at ``START``."""
         return START + (step + 1) * STEP
+
+    def when(self, run: str) -> datetime:
+        """When a run was, in the world's time; what is not of a step was before the first."""
+        step = run.removeprefix(RUN)
+        return self.ends(int(step)) if step != run else START
 
     def base(self) -> Part:
         """What the model in use was trained on."""
