@@ -9,6 +9,7 @@ Invariants:
 """
 
 import getpass
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from fedretrain.job import Job
 from fedretrain.runfolder import RunFolder
 
 from .history import Decision, History, PlanRecord, Word, decided
-from .watching import Place, incumbent, settle
+from .watching import Place, settle
 
 if TYPE_CHECKING:
     from .deciding.plan import Plan
@@ -84,15 +85,22 @@ def carry_out(place: Place, history: History, identity: str, voice: Voice) -> De
             under way.
         FedretrainError: As ``Place.run``.
     """
+    from .deciding import carry_out as act
     from .deciding.plan import Plan
 
     kept = find(history, identity)
     plan = Plan.from_json(kept.plan)
-    _check_current(history, kept, plan, place.out)
-    folder = _run_folder(kept, plan, place.out) if plan.acts and plan.action != "roll-back" else None
+    if kept.job is None:
+        raise ConfigurationError(f"plan {kept.id[:SHORT]}: expected one that was kept with its job; {_ANOTHER}")
+    job = Job.model_validate_json(json.dumps(kept.job))
+    model = act.in_use(place.out, job)
+    _check_current(history, kept, plan, model.release, place.out)
+    folder = None
+    if plan.acts and plan.action != "roll-back":
+        folder = RunFolder.create(place.out, f"plan-{plan.id[:SHORT]}", act.job_of(plan, job, model))
     history.decide(kept.id, voice.word, voice.who, voice.why, None if folder is None else folder.run_id)
     if plan.action == "roll-back":
-        _roll_back(plan, place.out)
+        act.roll_back(plan, place.out, job)
     if folder is not None:
         place.run(folder)
     settle(history, place.out)
@@ -108,7 +116,7 @@ def reject(history: History, identity: str, who: str, why: str) -> Decision:
     return _decision(history, kept.id)
 
 
-def _check_current(history: History, kept: PlanRecord, plan: "Plan", out: Path) -> None:
+def _check_current(history: History, kept: PlanRecord, plan: "Plan", release: str | None, out: Path) -> None:
     """Raise ConfigurationError where a plan may not be carried out, or not any more."""
     short = kept.id[:SHORT]
     if kept.decision is not None:
@@ -118,7 +126,7 @@ def _check_current(history: History, kept: PlanRecord, plan: "Plan", out: Path) 
         raise ConfigurationError(
             f"plan {short}: expected the latest one, {latest[:SHORT]}; see: fedretrain server plan"
         )
-    if (release := incumbent(out)) != plan.evidence.release:
+    if release != plan.evidence.release:
         has, of = ((one or "none")[:16] for one in (release, plan.evidence.release))
         raise ConfigurationError(
             f"plan {short}: expected one for the release in use, {has}, got one for {of}; {_ANOTHER}"
@@ -142,22 +150,6 @@ def under_way(out: Path) -> Iterator[str]:
     if is_federation(out):
         rows = operations.runs(Federation.open(out))
         yield from (str(row["run_id"]) for row in rows if row["state"] not in operations.ENDED and not row["check"])
-
-
-def _run_folder(kept: PlanRecord, plan: "Plan", out: Path) -> RunFolder:
-    """The folder of the run that carries a plan out; one for each plan."""
-    from .deciding.carry_out import job_of
-
-    if kept.job is None:
-        raise ConfigurationError(f"plan {kept.id[:SHORT]}: expected one that was kept with its job; {_ANOTHER}")
-    return RunFolder.create(out, f"plan-{plan.id[:SHORT]}", job_of(plan, Job.model_validate(kept.job)))
-
-
-def _roll_back(plan: "Plan", out: Path) -> None:
-    """Put the release before in use again; sites get it as they get every release."""
-    from .registry import Registry
-
-    Registry.open(out).rollback(str(plan.settings["release"]))
 
 
 def _decision(history: History, identity: str) -> Decision:

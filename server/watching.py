@@ -61,48 +61,25 @@ class Seen:
     plan: "Plan"
 
 
-def in_use(job: Job, out: Path) -> Job:
-    """The job with the release in use for its model, where there is one, and with tables [watch] and [plan].
-
-    Raises:
-        UntrustedRelease: The registry does not verify.
-    """
-    job = job.model_copy(update={"watch": job.watch or WatchSection(), "plan": job.plan or PlanSection()})
-    release = incumbent(out)
-    if release is None:
-        return job
-    path = out.resolve() / "registry" / "releases" / release / "model.keras"
-    return job.model_copy(update={"model": job.model.model_copy(update={"path": path, "architecture": None})})
-
-
-def incumbent(out: Path) -> str | None:
-    """Id of the release in use; raises UntrustedRelease where the registry does not verify."""
-    from .registry import Registry
-
-    state = Registry.open(out).state()
-    return None if state is None else state.ledger.incumbent
-
-
 def look(place: Place, job: Job, history: History) -> Seen:
     """One check, what it comes to, and the plan that follows; all is written down.
 
     Args:
         place: Where the sites are.
-        job: As it was loaded; watched is the release in use.
+        job: As loaded; what is watched is the release in use.
         history: Takes everything.
 
     Raises:
         FedretrainError: As ``Place.check``.
     """
     pick_up(history, place.out)
-    present = in_use(job, place.out)
-    check = place.check(present, new_check(present, place.out))
-    findings = record(history, check, present)
-    return Seen(check, findings, plan_for(history, present, place.out))
+    check = place.check(job, new_check(job, place.out))
+    findings = record(history, check, job)
+    return Seen(check, findings, plan_for(history, job, place.out))
 
 
 def new_check(job: Job, out: Path) -> RunFolder:
-    """The folder of another check; ``job`` as ``in_use`` gives it."""
+    """The folder of another check."""
     folder = RunFolder.create(out, f"check-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}", job)
     mark_check(folder)
     return folder
@@ -147,7 +124,7 @@ def plan_for(history: History, job: Job, out: Path) -> "Plan":
 
     Args:
         history: With a check at least.
-        job: As ``in_use`` gives it.
+        job: As loaded.
         out: The folder of runs and registry.
     """
     from .deciding.gather import costs_of, evidence_of, runs_of
