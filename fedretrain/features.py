@@ -12,13 +12,17 @@ how many others are computed with them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .checks import MOST_COLUMNS, directions
 from .contract import Contract, Feature, InputSpec
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import keras
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -43,6 +47,20 @@ def features_of(contract: Contract, hidden: int, projections: int) -> Iterator[F
                 yield Feature(name=prefix + kind, kind=kind, input=spec.name, edges=())
     for index in range(projections if hidden else 0):
         yield Feature(name=f"projection {index}", kind="projection", input="", index=index, edges=())
+
+
+def penultimate(model: "keras.Model") -> "keras.Model | None":
+    """A model of the same inputs that gives what its last layer is given, [n, d]; None where there is none.
+
+    None is for a model with several outputs, or with another end than a dense layer (``fedretrain.lastlayer``).
+    """
+    from .lastlayer import find_last_layer
+
+    try:
+        found: keras.Model = find_last_layer(model).features
+    except ConfigurationError:
+        return None
+    return found
 
 
 def column_count(spec: InputSpec) -> int | None:

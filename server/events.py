@@ -32,6 +32,11 @@ under ``at``. Names of sites are sorted::
                         has its segments' events too (``server.online``)
     delivered           site, release
     delivery-failed     site, release, code, where, expected
+    check-started       sites [name] (known beforehand, else empty), release, since, features [name]: of a check, whose
+                        log has no rounds (``server.checking``)
+    check-answer        site, reference, recent: examples of its two windows; withheld {section: reason}
+    check-refused       site, code, detail: why a site is not in the check
+    checked             sites [name], declined {site: reason}
     failed              reason
     warning             text
 """

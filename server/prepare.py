@@ -41,11 +41,15 @@ class Site:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Who is ready, by name; why others are not, one line for each reason; bytes of arrays that were sent for it."""
+    """Who is ready, by name; why others are not, one line for each reason; bytes of arrays that were sent for it.
+
+    ``declined`` has the reason of each who is not, by name or "node N".
+    """
 
     sites: dict[str, Site]
     refusals: tuple[str, ...]
     base_bytes: int
+    declined: Mapping[str, str]
 
 
 def await_nodes(grid: Grid, wanted: int, at_least: int, limit_s: float = NODE_WAIT_S) -> list[int]:
@@ -74,13 +78,26 @@ class Preparation:
         grid: Where the sites are.
         emit: Takes ``site-prepared`` or ``site-declined`` for each node.
         messenger: How messages go out and come back.
+        sums: What will be asked beside updates (``fedretrain.sums``); default: what the job needs.
+        check: Whether the sites are asked about their data alone, and nothing is trained.
     """
 
-    def __init__(self, plan: Plan, grid: Grid, emit: EventLog, messenger: Messenger = PLAIN) -> None:
+    def __init__(  # noqa: PLR0913 - each is another part of a run
+        self,
+        plan: Plan,
+        grid: Grid,
+        emit: EventLog,
+        messenger: Messenger = PLAIN,
+        *,
+        sums: tuple[str, ...] | None = None,
+        check: bool = False,
+    ) -> None:
         self._plan = plan
         self._grid = grid
         self._emit = emit
         self._messenger = messenger
+        self._sums = wanted_sums(plan.job) if sums is None else sums
+        self._check = check
 
     def ask(self, nodes: Sequence[int], taken: Iterable[str], deadline_s: float) -> Prepared:
         """Ask ``nodes`` and wait ``deadline_s`` seconds at most; ``taken`` are names that other nodes bear already."""
@@ -101,7 +118,8 @@ class Preparation:
             counts = {"train_examples": site.train_examples, "validation_examples": site.validation_examples}
             self._emit("site-prepared", site=site.name, **counts)
         told = words.together(((refusal["site"], _reason(refusal)) for refusal in refusals), len(nodes))
-        return Prepared(sites, tuple(f"{who}: {why}" for who, why in told), base_bytes)
+        declined = {refusal["site"]: _reason(refusal) for refusal in refusals}
+        return Prepared(sites, tuple(f"{who}: {why}" for who, why in told), base_bytes, declined)
 
     def _answers(self, nodes: Sequence[int], deadline_s: float) -> dict[int, PrepareReply | Declined | RejectedUpdate]:
         """What each node answers first."""
@@ -114,7 +132,8 @@ class Preparation:
             train=plan.train,
             strategy=plan.job.strategy,
             codec=plan.job.messages.codec,
-            sums=wanted_sums(plan.job),
+            sums=self._sums,
+            check=self._check,
         )
         question = Question(pack(request), PREPARE, "prepare", deadline_s)
         admit = partial(admit_prepare, run=plan.run, contract=plan.contract.digest)
