@@ -121,14 +121,14 @@ def past_of(out: Path, plans: "Iterable[PlanRecord]" = (), clock: Clock = lambda
 
 def _past(folder: RunFolder, result: Mapping[str, Any], planned: "PlanRecord | None", clock: Clock) -> Past:
     """A run that came to a verdict."""
-    mode = str(_read(folder.job)["train"].get("mode", "continue"))
+    mode = _mode(folder)
     plan = None if planned is None else Plan.from_json(planned.plan)
     before = plan.evidence.metric if plan else None
     brought, taken = measured(result, mode, before.value if before else None), spent(result)
     released = result["release"] is not None
     return Past(
         at=clock(folder.run_id, datetime.fromtimestamp(folder.result.stat().st_mtime, UTC)),
-        action=plan.action if plan else mode,
+        action=plan.action if plan else _as_action(mode),
         gain=brought.gain if released else 0.0,
         forgetting=brought.forgetting,
         seconds=taken["seconds"] or 0.0,
@@ -140,6 +140,15 @@ def _past(folder: RunFolder, result: Mapping[str, Any], planned: "PlanRecord | N
         curve=brought.curve,
         predicted=plan.gain.expected if plan and plan.gain else None,
     )
+
+
+def _mode(folder: RunFolder) -> str:
+    return str(_read(folder.job)["train"].get("mode", "continue"))
+
+
+def _as_action(mode: str) -> str:
+    """What a plan calls a mode: going on with all data is a full retraining too (``plan.full_mode``)."""
+    return "full" if mode == "continue" else mode
 
 
 def _trained_on(result: Mapping[str, Any], mode: str) -> int | None:
@@ -161,7 +170,7 @@ def _failed(folder: RunFolder, planned: "PlanRecord | None", clock: Clock) -> Pa
     rounds = [event for event in events if event["event"] == "round-finished"]
     return Past(
         at=clock(folder.run_id, datetime.fromisoformat(events[-1]["at"])),
-        action=str(planned.plan["action"] if planned else _read(folder.job)["train"].get("mode", "continue")),
+        action=str(planned.plan["action"]) if planned else _as_action(_mode(folder)),
         gain=0.0,
         forgetting=None,
         seconds=float(sum(event["seconds"] for event in rounds)),
