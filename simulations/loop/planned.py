@@ -15,7 +15,7 @@ from fedretrain.errors import ConfigurationError, RunFailed
 from fedretrain.planning import PlanSection
 from fedretrain.runfolder import RunFolder
 from server.checking.run import check, mark_check
-from server.deciding.carry_out import hindrance, job_of
+from server.deciding.carry_out import in_use, job_of, needs_a_person
 from server.deciding.document import markdown
 from server.deciding.gather import costs_of, evidence_of, runs_of
 from server.deciding.planner import decide
@@ -74,12 +74,13 @@ class Planner:
         )
         if not plan.acts:
             return decision
-        held = hindrance(plan, _policy(moment), moment.at)
-        if held is not None:
+        held = needs_a_person(plan, _policy(moment), moment.at)
+        if held:
             return dataclasses.replace(decision, why=f"{plan.sentence}; {held}")
         if plan.action == "roll-back":
             return dataclasses.replace(decision, plan=plan, roll_back=str(plan.settings["release"]))
-        return dataclasses.replace(decision, plan=plan, job=job_of(plan, moment.job))
+        job = job_of(plan, moment.job, in_use(self._product.out, moment.job))
+        return dataclasses.replace(decision, plan=plan, job=job)
 
     def learn(self, decision: Decision, carried: Carried) -> None:
         """Write down that the plan was carried out, and what it was worth."""

@@ -57,7 +57,7 @@ class Product:
     def job(self, step: int) -> Job:
         """What would be run at the end of a step."""
         seed = (1000 * self.world.stream.seed + step) % 2**32
-        return self.world.job(self._use.path, self._use.since, seed, self._tables)
+        return self.world.job(self._use.path, self._use.labels, self._use.since, seed, self._tables)
 
     def accuracy(self, part: Part) -> float:
         """Of the model in use, in [0, 1]; a label that it does not know is one that it gets wrong."""

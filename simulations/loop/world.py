@@ -8,7 +8,7 @@ Layout of the folder::
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,14 @@ class World:
             self._write(name, part, {})
         return found
 
-    def job(self, model: Path, since: datetime, seed: int, tables: Mapping[str, Any]) -> Job:
+    def job(  # what differs from one moment to the next
+        self, model: Path, labels: Sequence[str], since: datetime, seed: int, tables: Mapping[str, Any]
+    ) -> Job:
         """What would be run from a model, with ``tables`` of the job file beside those that are the same for all.
 
         Args:
             model: The model in use.
+            labels: What its answers are called.
             since: When that was released; what was made from then on is new.
             seed: Of the training.
             tables: Such as "watch" and "plan".
@@ -87,6 +90,7 @@ class World:
                 {"name": "old", "path": "old.npz", "margin": 0.05},
                 {"name": "new", "path": "new.npz", "must": "improve"},
             ],
+            "contract": {"labels": list(labels)},
             "simulation": {"sites": "sites/*.npz"},
             **tables,
         }
