@@ -11,6 +11,7 @@ import pytest
 
 from fedretrain import cli
 from fedretrain.errors import ConfigurationError
+from server.history import History, history_path
 from simulations import cli_policies
 from simulations.benchmarks.environment import Environment
 from simulations.comparing.summary import told
@@ -262,3 +263,24 @@ def test_what_cannot_be_is_refused_before_anything_begins(
     """One line, exit code 2."""
     assert cli.run(options) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_whole_loop_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two digits exchange their names: it is seen, planned, retrained, released, and the next step is better for it."""
+    out = tmp_path / "out"
+    assert cli.run(["simulate", "--scenario", "concept", "--steps", "5", "--out", str(out), "--json"]) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out.splitlines()[-1])
+    steps = found["steps"]
+    assert [step["step"] for step in steps] == list(range(5))
+    assert not steps[0]["retrained"]
+    assert steps[1]["accuracy"] < steps[0]["accuracy"] - 0.1
+    released = next(step for step in steps if step["released"])
+    assert steps[released["step"] + 1]["accuracy"] > steps[1]["accuracy"] + 0.1
+    assert all((out / step["document"]).read_text(encoding="utf-8").startswith("# ") for step in steps)
+    assert said.err.count("step  ") == 5
+    with History.open(history_path(out)) as history:
+        assert len(history.checks()) == 5
+        carried_out = [plan for plan in history.plans() if plan.decision is not None]
+        assert [plan.score is not None for plan in carried_out] == [True] * found["retrainings"]
