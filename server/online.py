@@ -168,7 +168,14 @@ def _whole(run: str, results: Sequence[Record]) -> Record:
         "bytes": bytes_ | {"ratio": bytes_["total"] / whole if whole else 0.0},
         "seconds": {name: round(value, 3) for name, value in _added(result["seconds"] for result in results).items()},
         "segments": [_summary(result) for result in results],
-    }
+    } | _energy(results)
+
+
+def _energy(results: Sequence[Record]) -> Record:
+    """What all segments took, where each of them says."""
+    if not all("energy" in result for result in results):
+        return {}
+    return {"energy": results[-1]["energy"] | {"kwh": sum(result["energy"]["kwh"] for result in results)}}
 
 
 def _added(tables: Iterator[Mapping[str, float]]) -> dict[str, Any]:

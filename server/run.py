@@ -18,6 +18,8 @@ The result, ``fedretrain.result/1``, is a JSON object::
      "bytes": {"down", "up", "base", "total", "whole_model_total", "ratio"},
      "seconds": {"total", "open", "prepare", "rounds", "earlier", "gate", "release"}}     release: with its delivery
 
+Where codecarbon is installed it has "energy" too, of this start: ``{"kwh", "of": "machine", "method"}``
+(``server.deciding.energy``).
 An online job's has "segments" too (``server.online``); what is of one gate there is of the last segment's.
 
 Bytes are those of arrays as they travelled; ``base`` is what sites without the base model were sent, ``total`` the sum
@@ -48,6 +50,7 @@ from fedretrain.modelfile import BaseModel
 from fedretrain.runfolder import RunFolder
 
 from .checkpoint import Checkpoint
+from .deciding.energy import Meter, metered
 from .deliver import deliver
 from .desired import desired
 from .events import EventLog
@@ -101,7 +104,8 @@ def execute(
         try:
             if is_divided(job):
                 return _in_segments(job, grid, folder, emit, federation)
-            return _Run(job, grid, folder, emit, federation).finish()
+            with metered() as meter:
+                return _Run(job, grid, folder, emit, federation).finish(meter)
         except FedretrainError as error:
             with suppress(MachineError):  # where the disk is full there is no room for this line either
                 emit("failed", reason=str(error))
@@ -148,8 +152,8 @@ class _Run:
         self._rounds = Rounds(self._plan, grid, folder, emit, messenger, self._monitor, self._certainty_in_use)
         self._opened = time.monotonic()
 
-    def finish(self) -> dict[str, Any]:
-        """All that is left to do."""
+    def finish(self, meter: Meter) -> dict[str, Any]:
+        """All that is left to do; the meter runs since it began."""
         parent = self._parent()
         with closing(self._monitor):
             state = self._rounds.run()
@@ -185,6 +189,8 @@ class _Run:
             "bytes": _bytes(state.history, self._plan.contract.nbytes, self._rounds.bytes_beside),
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
         }
+        energy = meter.read()
+        result |= {"energy": energy} if energy else {}
         atomic.write_json(self._folder.result, result)
         crash_point("result-written")
         return result
