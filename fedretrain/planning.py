@@ -121,7 +121,7 @@ class PlanSection(Section):
     volume: int | None = Field(None, ge=1, description="act where so many examples are new")
     new_site: bool = Field(True, description="whether a site that no release was trained at is acted upon")
     new_labels: bool = Field(True, description="whether labels that the model does not know are acted upon")
-    roll_back: bool = Field(True, description="whether a release that does worse than the one before is acted upon")
+    roll_back_within: Duration = Field("7d", description="time after a release in which it may be rolled back")
     fewest_new: int = Field(50, ge=1, description="new examples without which nothing is retrained")
     fewest_of_label: int = Field(20, ge=1, description="examples of a label the model does not know, to learn it")
     hysteresis: int = Field(2, ge=1, description="checks in a row that a drift has to stand")

@@ -14,7 +14,6 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from fedretrain.errors import ConfigurationError
 from fedretrain.tomlfile import in_utc
-
 from server.drift.findings import Estimate
 
 __all__ = ["FORMAT", "Estimate", "Evidence", "Past", "Signal", "Time", "checked"]
