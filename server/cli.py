@@ -11,7 +11,7 @@ import typer
 
 from fedretrain.answers import Json, answers, say
 
-from . import cli_operations, cli_provision
+from . import cli_operations, cli_provision, cli_watch
 from .options import DEFAULT_FOLDER
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ app.add_typer(releases, name="releases")
 
 cli_provision.register(app)
 cli_operations.register(app)
+cli_watch.register(app)
 
 Folder = Annotated[
     Path,

@@ -57,7 +57,7 @@ def finding_lines(findings: "Findings") -> Iterator[str]:
     lacking = Counter(one.kind for one in findings.findings if one.verdict == "too little data")
     asked = f"{len(findings.findings)} questions"
     yield f"drift in {len(drifted)} of {asked}" if drifted else f"no drift in {asked}"
-    yield from (f"  {one.kind}: {_told(one)}" for one in drifted)
+    yield from (f"  {one.kind}: {one.text}" for one in drifted)
     if lacking:
         counted = ", ".join(f"{kind} {lacking[kind]}" for kind in _KINDS if lacking[kind])
         yield f"  too little data to say: {counted}"
@@ -163,6 +163,16 @@ def report(checks: "Sequence[Check]", found: "Sequence[Findings]", picture: str,
     yield from markdown_table(("check", "at", *_KINDS, "accuracy"), list(_over_time(checks, found)))
 
 
+def plan_lines(kept: "PlanRecord") -> Iterator[str]:
+    """A plan with all there is to say about it, as a document."""
+    from .deciding.document import markdown
+    from .deciding.plan import Plan
+    from .deciding.score import Score
+
+    score = None if kept.score is None else Score.from_json(kept.score)
+    yield markdown(Plan.from_json(kept.plan), kept.decision, score).rstrip()
+
+
 def plan_value(kept: "PlanRecord") -> dict[str, Any]:
     """A plan, what was decided about it, and what it turned out to be worth, as JSON values."""
     return {"plan": kept.plan, "decision": decision_value(kept.decision), "score": kept.score}
@@ -197,10 +207,6 @@ def _row(one: "Finding") -> list[str]:
     numbers = [f"{value:.4g}" for value in (one.effect, one.statistic, one.threshold)]
     where = one.site or "all"
     return [one.kind, one.subject, where, *numbers, p, str(one.n_reference), str(one.n_recent), one.verdict]
-
-
-def _told(one: "Finding") -> str:
-    return f"{one.subject} at {one.site}: {one.text}" if one.site else f"{one.subject}, all sites together: {one.text}"
 
 
 def _estimate(one: "Estimate") -> str:
