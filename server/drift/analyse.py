@@ -19,7 +19,7 @@ from .performance import performance
 from .quality import ask_quality
 from .question import Question, answer, at
 from .stream import ask_streams
-from .windows import Windows, windows_of
+from .windows import Windows, untrained_of, windows_of
 
 
 def analyse(check: Check, earlier: Sequence[Check], settings: WatchSection) -> Findings:
@@ -31,7 +31,7 @@ def analyse(check: Check, earlier: Sequence[Check], settings: WatchSection) -> F
             earliest comparable one takes its place (``server.drift.windows``).
         settings: The level and the least effect.
     """
-    sites = windows_of(check, earlier)
+    sites, untrained = windows_of(check, earlier), untrained_of(check, earlier)
     asked = (settings.significance, settings.effect)
     inputs = compare_inputs(sites, check.features, settings.significance)
     first = ask_inputs(sites, check.features, inputs, *asked)
@@ -40,15 +40,15 @@ def analyse(check: Check, earlier: Sequence[Check], settings: WatchSection) -> F
     known = [q for q in first if (q.kind, q.subject, q.site) in changed]
     questions = [
         *first,
-        *(q for output in sorted(check.labels) for q in _ask_meanings(sites, output, known, settings.significance)),
-        *ask_quality(sites, settings.significance),
+        *(q for output in sorted(check.labels) for q in _ask_meanings(untrained, output, known, settings.significance)),
+        *ask_quality(sites, untrained, settings.significance),
         *ask_streams(check),
     ]
     return Findings(
         check=check.check,
         at=check.at,
         findings=answer(questions, settings.significance),
-        performance=performance(sites, sorted(check.labels)),
+        performance=performance(sites, untrained, sorted(check.labels)),
     )
 
 
@@ -56,7 +56,7 @@ def _ask_meanings(sites: Sequence[Windows], output: str, known: Sequence[Questio
     """Whether what an output should answer changed, at all sites together and at each with labels.
 
     Args:
-        sites: All of them.
+        sites: Those with examples that the model was not trained on.
         output: Its name.
         known: What is known to have changed: inputs and label frequencies.
         level: Of the threshold.
@@ -97,7 +97,7 @@ def _unlabelled(sites: Sequence[Windows], output: str) -> Question:
         n_reference=sum(w.reference.examples for w in sites),
         n_recent=sum(w.recent.examples for w in sites),
         large=False,
-        unclear="no site gives labels and right answers in both windows",
+        unclear="no site gives right answers about labelled examples from two times that the model was not trained on",
         name=f"what the model should answer ({output}) {at(None)}",
         numbers="",
     )

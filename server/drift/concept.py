@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from .question import Question, at
 from .tests import Rise, rise
@@ -146,7 +146,7 @@ def _question(  # noqa: PLR0913, PLR0917 - the numbers of one sentence
     level: float,
 ) -> Question:
     risen, doubted = zip(*readings, strict=True)
-    z = float(norm.ppf(1 - level))
+    z = float(ndtri(1 - level))
     chance = z * max(r.error for r in risen)
     threshold = max(chance, FLOOR, moved)
     effect = min(r.effect for r in risen)

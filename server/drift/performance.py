@@ -11,12 +11,22 @@ from .tests import share
 from .windows import Windows
 
 
-def performance(sites: Sequence[Windows], outputs: Sequence[str]) -> tuple[Performance, ...]:
-    """Accuracy of each output at all sites together and at each, in this order."""
+def performance(
+    sites: Sequence[Windows], untrained: Sequence[Windows], outputs: Sequence[str]
+) -> tuple[Performance, ...]:
+    """Accuracy of each output at all sites together and at each, in this order.
+
+    Args:
+        sites: All of them.
+        untrained: Windows without examples that the model was trained on: their reference is what accuracy was.
+        outputs: Their names.
+    """
+    before_of = {w.site: w for w in untrained}
     found = []
     for output in outputs:
         for where, which in [(None, list(sites)), *((w.site, [w]) for w in sites)]:
-            before, since = (_accuracy(which, output, recent=recent) for recent in (False, True))
+            before = _accuracy([before_of[w.site] for w in which if w.site in before_of], output, recent=False)
+            since = _accuracy(which, output, recent=True)
             expected = _expected(which, output)
             if before or since or expected is not None:
                 found.append(Performance(output, where, before, since, expected))

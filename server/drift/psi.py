@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from .correct import Pair, least_alike, most_alike
 from .tests import FEWEST, homogeneity
@@ -162,7 +162,7 @@ def _distance(counts: _Reading, level: float) -> Distance:
     spread = np.sqrt(scale * q * (1 - q) + by_noise)
     return Distance(
         psi=psi,
-        threshold=mean / (cells - 1) * float(chi2.ppf(1 - level, cells - 1)),
+        threshold=mean / (cells - 1) * float(chdtri(cells - 1, level)),
         effect=max(0.0, psi - mean),
         p=homogeneity(counts.reference, counts.recent, counts.noise),
         moved=max(0.0, float(np.abs(p - q).sum() / 2 - spread.sum() / np.sqrt(2 * np.pi))),

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import hypergeom, norm
+from scipy.special import ndtri
+from scipy.stats import hypergeom
 
 from .question import Question, at
 from .tests import rise
@@ -46,12 +47,19 @@ class Counted:
         )
 
 
-def ask_quality(sites: Sequence[Windows], level: float) -> list[Question]:
-    """The questions about the sites' data, at each and at all together."""
+def ask_quality(sites: Sequence[Windows], untrained: Sequence[Windows], level: float) -> list[Question]:
+    """The questions about the sites' data, at each and at all together.
+
+    Args:
+        sites: All of them.
+        untrained: Windows without examples that the model was trained on, for what the model is asked about.
+        level: Of the thresholds.
+    """
     given = [w for w in sites if w.has("quality")]
     found: list[Question] = []
     for subject, name, count in _shares(given):
-        counted = [c for c in map(count, given) if any(hit is None or hit > 0 for hit in c.hits)]
+        asked = [w for w in untrained if w.has("quality")] if count is _noise else given
+        counted = [c for c in map(count, asked) if any(hit is None or hit > 0 for hit in c.hits)]
         if counted:
             found += [q for where, which in _groups(counted) if (q := _risen(subject, name, where, which, level))]
     for windows in given:
@@ -95,7 +103,7 @@ def _risen(subject: str, name: str, site: str | None, counted: Sequence[Counted]
     )
     if near is None or far is None:
         return None
-    chance = float(norm.ppf(1 - level)) * near.error
+    chance = float(ndtri(1 - level)) * near.error
     threshold = max(chance, FLOOR)
     unclear = ""
     if (near.p is None and far.effect > FLOOR) or chance > BLUNT:

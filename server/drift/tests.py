@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, chi2, false_discovery_control, hypergeom, norm
+from scipy.special import chdtrc, ndtr, ndtri
+from scipy.stats import binomtest, false_discovery_control, hypergeom
 
 from .findings import Estimate
 
@@ -58,7 +59,7 @@ def homogeneity(reference: Floats, recent: Floats, noise: Floats) -> float:
     if not v.any():
         return 1.0
     statistic = float(d[:-1] @ np.linalg.pinv(v[:-1, :-1], hermitian=True) @ d[:-1])
-    return float(chi2.sf(statistic, cells - 1))
+    return float(chdtrc(cells - 1, max(statistic, 0.0)))
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _rise_p(a: Floats, b: Floats, n: Floats, m: Floats, noise: Floats) -> float 
     if of_noise.sum() > of_counts.sum():
         return None
     z = (float((a - expected).sum()) - 0.5) / math.sqrt(float((of_counts + of_noise).sum()))
-    return float(norm.sf(z))
+    return float(ndtr(-z))
 
 
 def benjamini_hochberg(p: Sequence[float], level: float) -> list[bool]:
@@ -142,7 +143,7 @@ def share(hits: tuple[float, float], n: float, noise: float = 0.0) -> Estimate |
     if whole < 1:
         return None
     low, high = (min(max(round(h), 0), whole) for h in hits)
-    spread = float(norm.ppf(0.975)) * math.sqrt(noise) / whole
+    spread = float(ndtri(0.975)) * math.sqrt(noise) / whole
     bounds = [binomtest(k, whole).proportion_ci(0.95, method="wilson") for k in (low, high)]
     value = (low + high) / 2 / whole
     return Estimate(value, max(0.0, bounds[0].low - spread), min(1.0, bounds[1].high + spread), whole)

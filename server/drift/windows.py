@@ -2,9 +2,14 @@
 
 The reference is the check's own, examples before the release in use. Where a site has fewer than ``ENOUGH`` of them,
 it is what the earliest comparable check saw as recent: the same contract, features, labels and release.
+
+How right the model is, is judged by examples that it cannot have been trained on. A release may have been trained on
+all that a site had before it, and a model is more often right about those, and no less sure: compared with them, every
+new release would seem to become worse. So for those questions the reference of a release is what the earliest
+comparable check saw as recent, and its first check has none. A model that is not a release was not trained here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.checking.document import Check, SiteCheck, Window
@@ -56,23 +61,35 @@ def windows_of(check: Check, earlier: Sequence[Check]) -> list[Windows]:
         check: The one that is asked about.
         earlier: Checks before it, in any order.
     """
-    comparable = sorted((c for c in earlier if _key(c) == _key(check) and c.at < check.at), key=lambda c: c.at)
-    return [_of_site(site, comparable) for _, site in sorted(check.sites.items())]
+    found = []
+    for name, site in sorted(check.sites.items()):
+        past = _first(check, earlier, name) if site.reference.examples < ENOUGH else None
+        found.append(_between(site, past, past.recent) if past else _between(site, site, site.reference))
+    return found
+
+
+def untrained_of(check: Check, earlier: Sequence[Check]) -> list[Windows]:
+    """Windows of which neither has examples that the model may have been trained on, of the sites that have them."""
+    if check.release is None:
+        return windows_of(check, earlier)
+    firsts = {name: _first(check, earlier, name) for name in sorted(check.sites)}
+    return [_between(check.sites[name], past, past.recent) for name, past in firsts.items() if past]
+
+
+def _first(check: Check, earlier: Sequence[Check], site: str) -> SiteCheck | None:
+    """The site in the earliest comparable check in which it has enough recent examples."""
+    comparable = (c for c in earlier if _key(c) == _key(check) and c.at < check.at and site in c.sites)
+    for past in sorted(comparable, key=lambda c: c.at):
+        if past.sites[site].recent.examples >= ENOUGH:
+            return past.sites[site]
+    return None
 
 
 def _key(check: Check) -> tuple[object, ...]:
-    labels: Mapping[str, tuple[str, ...]] = check.labels
-    return check.contract, check.release, check.features, tuple(sorted(labels.items()))
+    return check.contract, check.release, check.features, tuple(sorted(check.labels.items()))
 
 
-def _of_site(site: SiteCheck, comparable: Sequence[Check]) -> Windows:
-    reference, source = site.reference, site
-    if reference.examples < ENOUGH:
-        for check in comparable:
-            past = check.sites.get(site.site)
-            if past is not None and past.recent.examples >= ENOUGH:
-                reference, source = past.recent, past
-                break
+def _between(site: SiteCheck, source: SiteCheck, reference: Window) -> Windows:
     epsilons = [e for e in (site.epsilon, source.epsilon) if e is not None]
     return Windows(
         site=site.site,
