@@ -52,8 +52,14 @@ MOUNTS = {
     "server": Mount("server.cli", "Operate the aggregation server."),
     "client": Mount("client.cli", "Take part as a site."),
 }
-GRAFTS = {"server": {"search": "simulations.cli_search"}}
-"""Modules with a command that stands among another folder's, which does not know of it."""
+GRAFTS = {
+    "server": {
+        "search": "simulations.cli_search:app",
+        "watch": "simulations.cli_watch:watching",
+        "approve": "simulations.cli_watch:approving",
+    }
+}
+"""Commands, by module and name, that stand among another folder's, which does not know of them."""
 EXTRAS = {"sklearn": "simulation", "ray": "simulation", "keras_tuner": "search", "matplotlib": "plot"}
 """Packages that only an extra installs, by the name they are imported under."""
 
@@ -89,9 +95,10 @@ class LazyGroup(TyperGroup):
         if name in MOUNTS:
             command = typer.main.get_command(import_module(MOUNTS[name].module).app)
             command.name = name
-            for other, module in GRAFTS.get(name, {}).items():
+            for other, place in GRAFTS.get(name, {}).items():
                 if isinstance(command, click.Group):
-                    command.add_command(typer.main.get_command(import_module(module).app), other)
+                    module, _, attribute = place.partition(":")
+                    command.add_command(typer.main.get_command(getattr(import_module(module), attribute)), other)
         return name, command, rest
 
 

@@ -54,7 +54,7 @@ def drift(
         from . import watching_text as text
 
         _check_files(plot, report)
-        with _history(folder) as history:
+        with existing(folder) as history:
             from .watching import pick_up
 
             pick_up(history, folder.resolve())
@@ -86,7 +86,7 @@ def plan(
         from .decisions import find
         from .watching import plan_for, settle
 
-        with _history(folder) as history:
+        with existing(folder) as history:
             if job is None:
                 settle(history, folder.resolve())
             else:
@@ -107,7 +107,7 @@ def reject(
         from . import decisions
         from . import watching_text as text
 
-        with _history(folder) as history:
+        with existing(folder) as history:
             decision = decisions.reject(history, plan, decisions.person(by), why)
             kept = decisions.find(history, plan)
         say(as_json, [text.decision_line(kept.id, decision)], {"plan": kept.id, **vars(decision)})
@@ -116,7 +116,7 @@ def reject(
 _MAKE = "make one: fedretrain server watch JOB.toml"
 
 
-def _history(folder: Path) -> "History":
+def existing(folder: Path) -> "History":
     """The history in a folder that is watched; raises ConfigurationError where there is none."""
     from .history import History, history_path
 

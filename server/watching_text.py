@@ -5,6 +5,7 @@ Invariants: every number stands in the history; what could not be said is said t
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from fedretrain import words
@@ -188,6 +189,29 @@ def decision_line(identity: str, decision: "Decision") -> str:
     word = "carried out by itself for" if decision.decision == "auto" else f"{decision.decision} by"
     why = f": {decision.why}" if decision.why else ""
     return f"plan {identity[:SHORT]}: {word} {decision.who}, {decision.at[:16]} UTC{why}"
+
+
+def carried_out_lines(kept: "PlanRecord", decision: "Decision", folder: Path) -> Iterator[str]:
+    """What was decided, and what follows."""
+    yield decision_line(kept.id, decision)
+    if decision.run is None:
+        yield "nothing is run for it" if kept.plan["action"] != "roll-back" else "the release before is in use again"
+    elif kept.score is None:
+        where = f"{decision.run} --folder {words.path(folder.resolve())}"
+        yield f"run {decision.run}; to watch it: fedretrain server status {where}"
+    else:
+        from .deciding.score import Score
+
+        yield Score.from_json(kept.score).text
+
+
+def waiting_lines(plan: "Plan", why: str, folder: Path) -> Iterator[str]:
+    """That a plan waits for a person, and what to type."""
+    option, short = f"--folder {words.path(folder.resolve())}", plan.id[:SHORT]
+    yield f"it waits {why}" if why.startswith("for") else f"it waits for a decision: {why}"
+    yield f"  fedretrain server plan {option}"
+    yield f"  fedretrain server approve {short} {option}"
+    yield f"  fedretrain server reject {short} --why REASON {option}"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
