@@ -10,6 +10,7 @@ Layout of ``home.approvals``::
 
 import getpass
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -58,7 +59,7 @@ class Approval(BaseModel):
 
 def job_digest(request: "PrepareRequest") -> str:
     """What identifies the job of a request, whatever its run."""
-    about = {"contract", "train", "strategy", "freeze", "codec", "sums"}
+    about = {"contract", "train", "strategy", "freeze", "codec", "sums", "check"}
     return json_digest(request.model_dump(mode="json", include=about))
 
 
@@ -140,6 +141,8 @@ def _words(request: "PrepareRequest") -> tuple[str, ...]:
     size = sum(codec.travelling(spec).nbytes for spec in travelling(request.contract, request.strategy))
     kept = "; what that leaves out stays here until the next round" if codec.feedback else ""
     contract, train = request.contract, request.train
+    if request.check:
+        return _lines(_check_words(request))
     inputs = "; ".join(f"{spec.name} ({', '.join(spec.columns or ()) or list(spec.shape)})" for spec in contract.inputs)
     outputs = "; ".join(f"{spec.name} ({', '.join(spec.labels) or spec.kind})" for spec in contract.outputs)
     work = f"{train.local_steps} steps" if train.local_steps is not None else f"{train.local_epochs or 1} passes"
@@ -156,11 +159,33 @@ def _words(request: "PrepareRequest") -> tuple[str, ...]:
         f"sends back each round: {size} bytes of changes ({codec.name}{kept}), the number of examples, {told}",
         *([f"sends beside, as sums over the data: {'; '.join(sums)}"] if sums else []),
     )
+    return _lines(lines)
+
+
+def _lines(lines: Iterable[str]) -> tuple[str, ...]:
     return tuple("".join(c for c in line if c.isprintable())[:400] for line in lines)
+
+
+def _check_words(request: "PrepareRequest") -> list[str]:
+    """What a check does, which trains nothing."""
+    from fedretrain.checks import SECTIONS
+
+    contract = request.contract
+    features = ", ".join(feature.name for feature in contract.features) or "none"
+    outputs = "; ".join(f"{spec.name} ({', '.join(spec.labels) or spec.kind})" for spec in contract.outputs)
+    told = ", ".join(SECTIONS)
+    return [
+        "a check: trains nothing, changes nothing, and sends no change to a model",
+        f"counts the examples in each cell of these features: {features}",
+        f"counts labels, and what the model makes of the examples, for: {outputs}",
+        f"sends counts alone, of examples before and since the release, as far as the policy allows: {told}",
+    ]
 
 
 def _used(request: "PrepareRequest") -> str:
     """Which of the site's examples a job trains on."""
+    from fedretrain.job import ReplaySection
+
     from .selection import ONLY_NEW
 
     train = request.train
@@ -168,7 +193,12 @@ def _used(request: "PrepareRequest") -> str:
     if train.mode not in ONLY_NEW:
         return "all examples"
     if train.mode == "replay":
-        return f"examples{since}, and such as this site kept from before, as far as its policy lets it keep any"
+        share = (train.replay or ReplaySection()).share
+        older = "the data made before that and " if since else ""
+        return (
+            f"examples{since}; {100 * share:.0f} % of what each round trains on are old ones, from {older}what this "
+            "site kept of earlier runs, as far as its policy lets it keep any"
+        )
     return f"examples{since}" if since else "all examples"
 
 

@@ -44,15 +44,17 @@ from fedretrain.messages import record as record_in
 from fedretrain.seal import RECORD, BrokenSeal, Claims, sealed, unsealed
 
 from . import approvals, record
+from .checking.business import reader as metrics_reader
+from .failures import log_without_text
 from .home import Home
 from .identity import load_signing_key
 from .incoming import release_files
 from .layers import trained_layers
 from .leaving import reviewed
 from .nonces import Nonces
-from .policy import check_layers, check_prepare, check_train
+from .policy import check_layers, check_prepare, check_train, check_watch
 from .refusals import Quiet, claims_of_refusal
-from .site import Site, log_without_text
+from .site import Site
 from .sitefile import SiteFile, load_site, reader
 from .store import SiteStore
 
@@ -132,6 +134,8 @@ class Gatekeeper:
             self._record("kept", claims, damaged=damaged)
         if kept := self._site.kept():
             self._record("kept", claims, examples=kept)
+        if left := self._site.left_out():
+            self._record("left-out", claims, counts=dict(left))
         self._nonces.answered(claims.nonce, claims.expires)
         return sealed(leaving.content, claims.answered(), self._key)
 
@@ -190,11 +194,13 @@ class Gatekeeper:
         """Policy and approval, at every message of a run: both may have changed since the one before."""
         rules, federation = self._site_file.policy, self._kit.federation
         now = datetime.fromtimestamp(self._clock(), UTC).astimezone()
-        if round_:
+        if job.check:
+            check_watch(rules, federation, job, now)
+        elif round_:
             check_train(rules, federation, job, round_, now)
         else:
             check_prepare(rules, federation, job, now)
-        if "*" not in rules.layers:
+        if "*" not in rules.layers and not job.check:
             check_layers(rules, self._layers_of(job))
         if rules.approval and not approvals.is_approved(self._home, job):
             id_ = approvals.job_digest(job)[:12]
@@ -242,7 +248,14 @@ class Gatekeeper:
         load = reader(site, self._home.root)
         modules = site.trainer.allow_modules
         self._site = Site(
-            self._kit.site, load, self._store, self._trainer, modules, policy=site.policy, spool=self._home.store
+            self._kit.site,
+            load,
+            self._store,
+            self._trainer,
+            modules,
+            policy=site.policy,
+            spool=self._home.store,
+            metrics=metrics_reader(site.metrics, self._home.root),
         )
 
     def _state_of_file(self) -> tuple[int, int, int] | None:

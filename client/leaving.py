@@ -11,6 +11,9 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from fedretrain.checks import GIVEN, POLICY, SECTIONS
+from fedretrain.checks import SUM as CHECK
+from fedretrain.contract import key
 from fedretrain.messages import PrepareReply, pack, record
 
 from .policy import Policy, count_to_tell, statistics_to_tell
@@ -80,7 +83,18 @@ def _summed(answer: RecordDict, name: str) -> Leaving:
         "bytes": sum(len(array.data) for array in arrays.values()),
         "counts": {"examples": metrics["num-examples"]},
     }
-    return Leaving(answer, "sent", fields)
+    return Leaving(answer, "sent", fields | (_checked(arrays) if name == CHECK else {}))
+
+
+def _checked(arrays: ArrayRecord) -> dict[str, Any]:
+    """Which sections a check's answer has (``fedretrain.checks``), and the epsilon of its noise where there is some."""
+    site, reasons = (arrays[key(place)].numpy() for place in (0, 1))
+    codes = dict(zip(SECTIONS, map(int, reasons), strict=True))
+    told = {
+        "statistics": sorted(f"check-{name}" for name, code in codes.items() if code == GIVEN),
+        "withheld": sorted(f"check-{name}" for name, code in codes.items() if code == POLICY),
+    }
+    return {**told, "epsilon": float(site[1])} if site[1] else told
 
 
 def _body(answer: RecordDict) -> dict[str, Any]:

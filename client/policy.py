@@ -105,14 +105,21 @@ def check_prepare(policy: Policy, federation: str, request: PrepareRequest, now:
         _at_most(train.local_epochs or 1, policy.max_local_epochs, "max_local_epochs")
     else:
         _at_most(train.local_steps, policy.max_local_steps, "max_local_steps")
-    if policy.hours and not any(_within(hours, now) for hours in policy.hours):
-        raise _refused("hours", ", ".join(policy.hours) + ", the site's time")
+    _check_hours(policy, now)
 
 
 def check_train(policy: Policy, federation: str, request: PrepareRequest, round_: int, now: datetime) -> None:
     """Whether the site trains this round of a job it prepared; raises as ``check_prepare``, whose rules hold too."""
     check_prepare(policy, federation, request, now)
     _at_most(round_, policy.max_rounds, "max_rounds")
+
+
+def check_watch(policy: Policy, federation: str, request: PrepareRequest, now: datetime) -> None:
+    """Whether the site answers this check; what is about training alone is not asked. Raises as ``check_prepare``."""
+    _fits(policy.federations, federation, "federations")
+    _fits(policy.jobs, request.run, "jobs")
+    _fits(policy.statistics, "sum-check", "statistics")
+    _check_hours(policy, now)
 
 
 def check_layers(policy: Policy, trained: Iterable[str]) -> None:
@@ -140,6 +147,13 @@ def check_examples(policy: Policy, request: PrepareRequest, count: int) -> None:
         used = request.train.local_steps * min(request.train.batch_size, count)
         if used > policy.max_local_epochs * count:
             raise _refused("max_local_epochs", f"at most {policy.max_local_epochs}; take fewer local_steps")
+
+
+def enough_for_check(policy: Policy, count: int) -> None:
+    """Raises DeclinedRequest ``policy`` where ``count`` examples are too few for anything to be sent about them."""
+    least = max(policy.min_examples, policy.min_count)
+    if count < least:
+        raise _refused("min_examples", f"at least {least} complete examples")
 
 
 def check_sum(policy: Policy, name: str, count: int | None = None) -> None:
@@ -245,6 +259,11 @@ def _kept(rules: ReplayRules) -> str:
         f"Keeps a sample of what runs can train on for later runs, encrypted: at most {rules.examples} examples, "
         f"{rules.max_mb} MiB{age}, {which}."
     )
+
+
+def _check_hours(policy: Policy, now: datetime) -> None:
+    if policy.hours and not any(_within(hours, now) for hours in policy.hours):
+        raise _refused("hours", ", ".join(policy.hours) + ", the site's time")
 
 
 def _fits(patterns: Patterns, name: str, rule: str) -> None:

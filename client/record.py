@@ -96,12 +96,15 @@ def _sent(entry: dict[str, Any]) -> str:
     parts = []
     if arrays := entry.get("arrays"):
         what = f"the sum {entry['sum']}" if entry.get("sum") else "changes to the model"
+        what = "counts" if entry.get("sum") == "check" else what
         parts.append(f"{arrays} arrays of {what}, {_size(entry.get('bytes', 0))}")
     parts += [f"{name} {value}" for name, value in entry.get("counts", {}).items()]
     if release := entry.get("release"):
         parts.append(f"release {release} is in use here")
     if statistics := entry.get("statistics"):
         parts.append(f"statistics {', '.join(statistics)}")
+    if epsilon := entry.get("epsilon"):
+        parts.append(f"each count with noise of epsilon {epsilon:g}")
     if withheld := entry.get("withheld"):
         parts.append(f"kept back by policy: {', '.join(withheld)}")
     return f"sent in answer to {_subject(entry)}: {'; '.join(parts) or 'an acknowledgement'}"
@@ -126,6 +129,11 @@ def _kept(entry: dict[str, Any]) -> str:
     )
 
 
+def _left_out(entry: dict[str, Any]) -> str:
+    counts = ", ".join(f"{count} for {reason}" for reason, count in entry.get("counts", {}).items())
+    return f"examples left out of training, as the policy says: {counts}; noticed at {_subject(entry)}"
+
+
 def _approval(entry: dict[str, Any]) -> str:
     did = "allowed" if entry["kind"] == "approved" else "took back the permission for"
     return f"{entry.get('by')} {did} job {str(entry.get('job'))[:12]}, which run {entry.get('run')} asked for"
@@ -141,6 +149,7 @@ _TELL: dict[str, Callable[[dict[str, Any]], str]] = {
         f"{entry.get('by')} chose release {str(entry.get('release'))[:16]} (run {entry.get('run')}) to be used here"
     ),
     "kept": _kept,
+    "left-out": _left_out,
     "mended": lambda entry: (
         f"the beginning of a line ({entry.get('bytes')} bytes) from when the machine stopped is gone"
     ),

@@ -11,7 +11,6 @@ Invariants:
 
 import logging
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,10 +21,13 @@ from flwr.app import RecordDict
 from numpy.typing import NDArray
 
 from fedretrain.architecture import fingerprint
+from fedretrain.checks import SUM as CHECK
+from fedretrain.checks import CheckSettings
 from fedretrain.contract import Contract
-from fedretrain.dataset import Dataset, as_arrays, check_dataset
+from fedretrain.dataset import Dataset
 from fedretrain.digest import weights_digest
-from fedretrain.errors import DataMismatch, DeclinedRequest, FedretrainError
+from fedretrain.errors import DataMismatch, DeclinedRequest
+from fedretrain.job import NamedConfig
 from fedretrain.messages import (
     BASE,
     COMPANION,
@@ -46,14 +48,17 @@ from fedretrain.messages import (
     pack,
     unpack_request,
 )
-from fedretrain.sums import sum_specs
+from fedretrain.sums import settings_of, sum_specs
 from fedretrain.travel import travelling_variables
 from strategies.ditto import Ditto
 
 from . import sums
 from .bulk import Bulk
+from .checker import Checker
+from .checking.business import Metrics
 from .chooser import Chooser
 from .coding import Encoder, codec_of
+from .failures import log_without_text
 from .incoming import all_arrays, changing_arrays, companion_arrays, travelling_arrays
 from .keeping import Keeping, last_layers
 from .outgoing import packed, written
@@ -87,6 +92,7 @@ class Site:
         policy: How many examples are needed and how long training may take; None asks nothing.
         spool: A folder where updates lie until they are sent, instead of in memory.
         names_files: Whether a refusal may name a data file: in a simulation, whose operator they belong to.
+        metrics: Gives the site's business metrics, for checks that ask for some.
     """
 
     def __init__(  # noqa: PLR0913 - each is another part of a site
@@ -100,6 +106,7 @@ class Site:
         policy: Policy | None = None,
         spool: Path | None = None,
         names_files: bool = False,
+        metrics: Metrics | None = None,
     ) -> None:
         self.name = name
         self._load = load
@@ -110,6 +117,7 @@ class Site:
         self._spool = spool
         self._names_files = names_files
         self._chooser = Chooser(name, store.replay, policy)
+        self._checker = Checker(name, self._read, store.checking, trainer, policy, metrics=metrics)
         self._data: tuple[str, Dataset] | None = None
         self._contract: Contract | None = None  # the object the data were last asked for with: no digest to compare
 
@@ -156,11 +164,15 @@ class Site:
         if fingerprint(request.architecture) != contract.architecture:
             raise DeclinedRequest("model-mismatch", "architecture", "the one the contract names")
         codec_of(request.codec)
-        self._chooser.begin()
-        data = self._examples(request, fresh=True)
-        self._trainer.prepare(request, self._allow_modules)
+        if request.check:
+            train, validation = self._checker.prepare(request), 0
+            self._trainer.prepare(request, self._allow_modules)
+        else:
+            self._chooser.begin()
+            data = self._examples(request, fresh=True)
+            self._trainer.prepare(request, self._allow_modules)
+            train, validation = self._chooser.counts(request, data)
         self._store.put_run(request.run, request)
-        train, validation = self._chooser.counts(request, data)
         reply = PrepareReply(
             run=request.run,
             site=self.name,
@@ -197,10 +209,7 @@ class Site:
         check_sum(policy, body.sum.name)
         own = last_layers(self._store.memory(request.run, self.name), contract)
         order = Order(request, self.name, 0, self._allow_modules, policy.max_seconds, personal=own)
-        data = self._examples(request)
-        if not hasattr(self._trainer, "sum"):  # a backend of the site's own
-            raise DeclinedRequest("request-invalid", "sum", "none: this site's trainer makes no sums")
-        found = self._trainer.sum(order, body.sum, lambda: self._base(contract), received, data)
+        found = self._total(order, body.sum, received)
         check_sum(policy, body.sum.name, found.examples)
         reply = SumReply(
             run=body.run,
@@ -212,6 +221,15 @@ class Site:
         )
         arrays = dict(zip(sum_specs(body.sum, contract), found.arrays, strict=True))
         return pack(reply, arrays, {"num-examples": found.examples})
+
+    def _total(self, order: Order, what: NamedConfig, received: list[NDArray[Any]]) -> sums.Total:
+        base = partial(self._base, order.request.contract)
+        if what.name == CHECK:
+            settings: CheckSettings = settings_of(what)  # type: ignore[assignment]  # those of this name
+            return self._checker.total(order, settings, base, received)
+        if not hasattr(self._trainer, "sum"):  # a backend of the site's own
+            raise DeclinedRequest("request-invalid", "sum", "none: this site's trainer makes no sums")
+        return self._trainer.sum(order, what, base, received, self._examples(order.request))
 
     def _train(self, body: TrainRequest, content: RecordDict) -> RecordDict:
         request = self._prepared(body.run)
@@ -242,6 +260,8 @@ class Site:
     def _update(
         self, request: PrepareRequest, round_: int, received: list[NDArray[Any]], companions: Mapping[str, str]
     ) -> Result:
+        if request.check:
+            raise DeclinedRequest("request-invalid", "run", "one that was prepared for training, not for a check")
         seconds = self._policy.max_seconds if self._policy else None
         keeping = Keeping(self._store.memory(request.run, self.name), request, round_, received)
         order = Order(
@@ -293,7 +313,7 @@ class Site:
     def counts(self, run: str) -> tuple[int, int]:
         """How many examples the data in memory have for training and for validation; zeros where none are there."""
         request = self._store.run(run)
-        if request is None or self._data is None or self._data[0] != request.contract.digest:
+        if request is None or request.check or self._data is None or self._data[0] != request.contract.digest:
             return 0, 0
         return self._chooser.counts(request, self._data[1])
 
@@ -305,10 +325,14 @@ class Site:
         """How many files of kept examples were found changed, or without their key, since this was last asked."""
         return self._chooser.damaged()
 
+    def left_out(self) -> Mapping[str, int]:
+        """How many examples the policy had training leave out when the data were last read, by reason; told once."""
+        return self._checker.left_out()
+
     @property
     def data_bytes(self) -> int:
         """Bytes of the data in memory."""
-        return 0 if self._data is None else self._data[1].nbytes + self._chooser.nbytes
+        return self._checker.nbytes + (0 if self._data is None else self._data[1].nbytes + self._chooser.nbytes)
 
     def _examples(self, request: PrepareRequest, *, fresh: bool = False) -> Dataset:
         """The site's data, checked; in memory from the last request unless ``fresh`` asks for reading them again."""
@@ -316,9 +340,7 @@ class Site:
         known = contract is self._contract or (self._data is not None and self._data[0] == contract.digest)
         if fresh or self._data is None or not known:
             self._data = None
-            data = self._read(contract)
-            check_dataset(data, contract)
-            self._data = (contract.digest, as_arrays(data, contract))
+            self._data = (contract.digest, self._checker.trainable(contract, self._read(contract)))
         self._contract = contract
         self._chooser.check(request, self._data[1])
         return self._data[1]
@@ -347,11 +369,3 @@ def _body(message_type: str, content: RecordDict) -> Request:
         raise DeclinedRequest("request-invalid", "message type", f"one of {', '.join(_BODIES)}")
     body: Request = unpack_request(content, kind)  # type: ignore[type-var]  # each of them is one
     return body
-
-
-def log_without_text(doing: str, error: Exception) -> None:
-    """Class and place of an error, and the text where it is ours; TensorFlow's texts, for one, quote labels."""
-    frames = [f"{f.filename}:{f.lineno} in {f.name}" for f in traceback.extract_tb(error.__traceback__)]
-    text = f": {error}" if isinstance(error, FedretrainError) else " (its text at level DEBUG)"
-    log.error("%s: failed with %s%s\n  %s", doing, type(error).__name__, text, "\n  ".join(frames))
-    log.debug("%s", doing, exc_info=error)

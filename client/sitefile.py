@@ -46,7 +46,7 @@ class MetricSection(Section):
     """
 
     function: Reference
-    unit: str = Field(min_length=1, max_length=20, description="such as EUR or percent")
+    unit: Annotated[str, shaped(r"[!-~]{1,16}", "a unit of at most 16 letters, such as EUR")]
     path: str | None = Field(None, description="folder it is imported from; default: what is installed")
 
 

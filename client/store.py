@@ -11,6 +11,7 @@ Layout of the folder::
     residuals/                            what codecs left out of updates (``client.residuals``)
     memory/                               what strategies have the site keep for itself (``client.memory``)
     replay/<SHA-256 of the site's name>/  examples kept for later runs (``client.replay``)
+    checking/                             key of the noise on counts, and suspected labels (``client.checker``)
 
 Several simulated sites may share one folder, also from several processes.
 """
@@ -53,6 +54,11 @@ class SiteStore:
     def replay(self) -> Path:
         """Where examples lie that are kept for later runs."""
         return self._folder / "replay"
+
+    @property
+    def checking(self) -> Path:
+        """Where what checks leave at the site lies."""
+        return self._folder / "checking"
 
     def memory(self, run: str, site: str) -> Memory:
         """What a site keeps for itself in a run."""

@@ -40,6 +40,7 @@ from .stages import stage_of, staged
 from .training import at_once, check_finite, in_pieces, only
 
 if TYPE_CHECKING:
+    from .checking.predictions import Answers
     from .resident import Examples
     from .selection import Selection
     from .step import Learner
@@ -233,14 +234,39 @@ class Trainer:
         Raises:
             DeclinedRequest: As ``client.sums.compute``, or as ``prepare``.
         """
+        learner = self._as_received(order, base, received)
+        examples = self._partitions.of(data, order.request.contract)
+        task = sums.Task(learner, examples, data, order.request, order.site, Pace(order.seconds))
+        return sums.compute(what, task)
+
+    def answers(self, order: Order, base: Callable[[], Arrays], received: Arrays, data: Dataset) -> "Answers":
+        """What the model says about examples at the received values, for a check (``client.checking``).
+
+        Args:
+            order: Of the run; its round is 0.
+            base: As of ``train``.
+            received: As of ``train``.
+            data: At least one example, as of ``train``.
+
+        Raises:
+            DeclinedRequest: As ``client.checking.predictions.compute``, or as ``prepare``.
+        """
+        from .checking.predictions import compute
+        from .sums.tensors import OutputLosses
+
+        request = order.request
+        model = self._as_received(order, base, received).model
+        logits = OutputLosses(request.train, request.contract.outputs).logits
+        return compute(model, request.contract, data, logits, Pace(order.seconds))
+
+    def _as_received(self, order: Order, base: Callable[[], Arrays], received: Arrays) -> "Learner":
+        """The model of a run at these values, as an update would start from them."""
         learner = self._warm(order.request, order.allow_modules, order.round)
         if not learner.loaded:
             learner.load(base())
         learner.take_own(order.personal)
         learner.start(self._received.tensors(received), lambda position: _variable_seed(order, position))
-        examples = self._partitions.of(data, order.request.contract)
-        task = sums.Task(learner, examples, data, order.request, order.site, Pace(order.seconds))
-        return sums.compute(what, task)
+        return learner
 
     def _check_kept(self, learner: "Learner") -> None:
         try:

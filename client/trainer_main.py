@@ -42,7 +42,8 @@ class Backend(Protocol):
     """What trains; ``[trainer] backend`` names a class with these methods and no arguments to make one.
 
     Its module may have ``configure_process(threads)``, called once before anything else. One without ``sum`` refuses
-    the sums that some jobs ask for, and takes part in everything else.
+    the sums that some jobs ask for, and takes part in everything else; without ``answers``, checks go without what the
+    model says.
     """
 
     def prepare(self, request: "PrepareRequest", allow_modules: tuple[str, ...] = ()) -> None:

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from client.site import log_without_text
+from client.failures import log_without_text
 from fedretrain.contract import Contract
 from fedretrain.dataset import Dataset, from_arrays
 from fedretrain.errors import DataMismatch
@@ -23,11 +23,23 @@ from .section import FunctionData
 _WHERE = "the site's data function"
 
 
+class Named(Protocol):
+    """A table with a function, and the folder it is imported from."""
+
+    @property
+    def function(self) -> str:
+        """``module:function``."""
+
+    @property
+    def path(self) -> str | None:
+        """A folder; None for what is installed."""
+
+
 def read(section: FunctionData, folder: Path, contract: Contract) -> Dataset:
     """The examples; raises DataMismatch, also where the function raises anything else."""
     try:
         asked = contract.plain if isinstance(contract, WiderContract) else contract
-        data = _result(_function(section, folder)(asked), contract)
+        data = _result(function_of(section, folder)(asked), contract)
     except DataMismatch:
         raise
     except Exception as error:  # noqa: BLE001 - it is the site's own code
@@ -36,7 +48,8 @@ def read(section: FunctionData, folder: Path, contract: Contract) -> Dataset:
     return data if section.preprocessing is None else replace(data, preprocessing=section.preprocessing)
 
 
-def _function(section: FunctionData, folder: Path) -> Any:
+def function_of(section: Named, folder: Path) -> Any:
+    """The function that a table of ``site.toml`` names; raises whatever its import raises."""
     module, _, name = section.function.partition(":")
     place = None if section.path is None else str((folder / section.path).resolve())
     if place is not None and place not in sys.path:

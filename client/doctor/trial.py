@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,13 +42,14 @@ def findings(home: Home, *, step: bool) -> Iterator[Finding]:
         return
     data, finding = read_data(home, site, job)
     yield finding
+    yield from _metrics(home, site, job, data)
     yield from _refused(home, site, job, data, build=step)
     if step and data is not None:
         yield _step(home, site, job, data)
 
 
 def last_job(home: Home) -> "PrepareRequest | None":
-    """What the server asked for last, None where it has not asked yet."""
+    """What the server asked to train last, None where it has not asked yet."""
     from pydantic import ValidationError
 
     from fedretrain.messages import PrepareRequest
@@ -57,27 +59,58 @@ def last_job(home: Home) -> "PrepareRequest | None":
 
     for file in sorted((home.store / "runs").glob("*.json"), key=age, reverse=True):
         try:
-            return PrepareRequest.model_validate_json(file.read_bytes())
+            job = PrepareRequest.model_validate_json(file.read_bytes())
         except (OSError, ValidationError):
             continue
+        if not job.check:
+            return job
     return None
 
 
 def read_data(home: Home, site: SiteFile, job: "PrepareRequest") -> "tuple[Dataset | None, Finding]":
     """The site's data as the job's contract names them, or None, and what there is to say about them."""
-    from fedretrain.dataset import as_arrays, check_dataset
+    from client.checker import training_data
+    from client.store import SiteStore
 
+    folder, name = SiteStore(home.store).checking, home.load_kit().site if home.kit.is_file() else ""
     said = _Said()
     logging.getLogger("client").addHandler(said)
     try:
-        data = reader(site, home.root)(job.contract)
-        check_dataset(data, job.contract)
+        raw = reader(site, home.root)(job.contract)
+        data, left = training_data(raw, job.contract, site.policy, folder, name)
     except DataMismatch as mismatch:
         return None, _mismatch(mismatch, job.run, home, said.lines)
     finally:
         logging.getLogger("client").removeHandler(said)
     what = f"{len(data)} examples, as the contract of run {job.run} asks"
-    return as_arrays(data, job.contract), Finding("data", "ok", what)
+    if left:
+        what += "; left out by [policy.quality]: " + ", ".join(f"{count} for {why}" for why, count in left.items())
+    return data, Finding("data", "ok", what)
+
+
+def _metrics(home: Home, site: SiteFile, job: "PrepareRequest", data: "Dataset | None") -> Iterator[Finding]:
+    """Whether each business metric gives a number; not which."""
+    from client.checking.business import arrays_of
+    from client.checking.business import reader as metrics_of
+
+    if data is None:
+        return
+    arrays = partial(arrays_of, data, job.contract)
+    for name, section in site.metrics.items():
+        said = _Said()
+        logging.getLogger("client").addHandler(said)
+        found = metrics_of(site.metrics, home.root)([name], arrays)
+        logging.getLogger("client").removeHandler(said)
+        if found:
+            yield Finding("metric", "ok", f"{name}: {section.function} gives a number of {section.unit}")
+            continue
+        yield problem(
+            "metric",
+            "metric-failed",
+            f"{name}: {section.function} gives no finite number ({'; '.join(said.lines)})",
+            "a check that asks for it goes without; nothing else depends on it",
+            f"correct the function, or what [metrics.{name}] in {home.site} says",
+        )
 
 
 def _refused(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from client.pace import Pace
 from client.sampling import MIN_COUNT, Indices
 from client.selection import ONLY_NEW, Parts, parted
+from fedretrain.checks import SUM as CHECK
 from fedretrain.dataset import Dataset
 from fedretrain.errors import ConfigurationError, DeclinedRequest
 from fedretrain.job import NamedConfig
@@ -78,6 +79,8 @@ def check(what: NamedConfig, request: PrepareRequest) -> None:
     Raises:
         DeclinedRequest: ``request-invalid``.
     """
+    if request.check != (what.name == CHECK):
+        raise DeclinedRequest("request-invalid", "sum", f'"{CHECK}" of a run that is a check, and no other')
     if what.name != "evaluation" and what.name not in request.sums:
         raise DeclinedRequest("request-invalid", "sum", "one of those the run was prepared with")
     try:
