@@ -58,7 +58,7 @@ def ask_labels(
         groups.insert(0, (None, silent))
     for where, which in groups:
         own = [w for w in known if w in which]
-        enough = sum(_total(w.reference.labels[output]) for w in own) >= ENOUGH
+        enough = sum(_total(row) for w in own for row in w.reference.confusion[output]) >= ENOUGH
         found.append(_by_answers(which, output, own if enough else known, where, asked))
     return found
 
@@ -74,7 +74,7 @@ def _total(counts: Counts) -> int:
 
 
 def _has_confusion(windows: Windows, output: str) -> bool:
-    return windows.has("confusion", "labels") and output in windows.reference.confusion
+    return windows.has("confusion") and output in windows.reference.confusion
 
 
 def _by_labels(
@@ -130,7 +130,7 @@ def estimated_effect(pairs: Sequence[Pair], known: Sequence[Windows], output: st
     """
     if not known:
         return None
-    matrix = sum(_confusion(w.reference, output, w.min_count) for w in known)
+    matrix = sum(_confusion(w, output) for w in known)
     of_label = matrix.sum(axis=1)
     used = of_label >= _SCARCE
     if used.sum() < 2:
@@ -147,14 +147,18 @@ def estimated_effect(pairs: Sequence[Pair], known: Sequence[Windows], output: st
     return float(((since - before) * np.log(since / before)).sum())
 
 
-def _confusion(window: Window, output: str, min_count: int) -> Floats:
-    """[true, answered]; what a row's label count leaves is shared by the row's suppressed cells."""
-    rows = []
-    for row, total in zip(window.confusion[output], window.labels[output], strict=False):
+def _confusion(windows: Windows, output: str) -> Floats:
+    """[true, answered] of the reference; what a row's label count leaves is shared by the row's suppressed cells.
+
+    Without label counts a suppressed cell is read as half of what it can be.
+    """
+    rows, most = [], max(windows.min_count - 1, 0)
+    totals = windows.reference.labels[output] if windows.has("labels") else ()
+    for k, row in enumerate(windows.reference.confusion[output]):
         seen = np.array([c or 0 for c in row], np.float64)
         hidden = np.array([c is None for c in row])
+        total = totals[k] if k < len(totals) else None
         if hidden.any():
-            left = max((total or 0) - seen.sum(), 0.0) / hidden.sum()
-            seen[hidden] = min(left, max(min_count - 1, 0))
+            seen[hidden] = most / 2 if total is None else min(max(total - seen.sum(), 0.0) / hidden.sum(), most)
         rows.append(seen)
     return np.stack(rows)

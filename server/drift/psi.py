@@ -151,7 +151,7 @@ def _groups(counts: _Reading, *, ordered: bool) -> list[list[int]]:
 
 def _distance(counts: _Reading, level: float) -> Distance:
     n, m = counts.reference.sum(axis=1), counts.recent.sum(axis=1)
-    recent, cells = m.sum(), counts.recent.shape[1]
+    recent, cells = float(m.sum()), counts.recent.shape[1]
     weights = m / recent
     before = (weights / n) @ counts.reference
     p, q = _smooth(counts.recent.sum(axis=0), recent), _smooth(before * recent, recent)

@@ -146,4 +146,5 @@ def share(hits: tuple[float, float], n: float, noise: float = 0.0) -> Estimate |
     spread = float(ndtri(0.975)) * math.sqrt(noise) / whole
     bounds = [binomtest(k, whole).proportion_ci(0.95, method="wilson") for k in (low, high)]
     value = (low + high) / 2 / whole
-    return Estimate(value, max(0.0, bounds[0].low - spread), min(1.0, bounds[1].high + spread), whole)
+    lower, upper = float(bounds[0].low) - spread, float(bounds[1].high) + spread
+    return Estimate(value, max(0.0, lower), min(1.0, upper), whole)
