@@ -31,7 +31,7 @@ from .document import Counts, SiteCheck, Window
 LEAST_EPSILON = 0.001
 _SPREAD = 40.0  # times 1 / epsilon: a count's noise is below that but once in 10^8, at a sensitivity of 2
 _DAY = 86_400
-_WHOLE = ("histograms", "confidence", "age")  # each example is in one cell of these
+_WHOLE = ("histograms", "confidence")  # each example is in one cell of these
 
 
 def site_check(answer: Answer, site: str, declared: int, contract: Contract, settings: CheckSettings) -> SiteCheck:

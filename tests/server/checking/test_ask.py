@@ -1,0 +1,108 @@
+"""A check of scripted sites: who is in it, who is not and why, whatever the others send."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedretrain.checks import POLICY
+from fedretrain.errors import RunFailed
+from fedretrain.messages import PREPARE, SUM, TRAIN
+from server.checking.ask import Answers, ask_check
+from server.checking.watched import Watched
+from server.events import EventLog
+from server.messenger import PLAIN, SealedMessenger
+from tests.server.grid import NumpySite
+from tests.server.parts import Loop
+from tests.server.sealed import Hospitals, SealedSite
+
+from .answers import SETTINGS, WATCHED, CheckSite
+
+
+class SealedCheckSite(SealedSite, CheckSite):
+    """A member that answers checks."""
+
+
+def asked(out: Path, sites: Sequence[NumpySite], grid: Any = None) -> tuple[Answers, Loop]:
+    loop = Loop(out, sites, grid) if grid is None else grid.loop(out)
+    plan = dataclasses.replace(loop.plan, contract=WATCHED.model_copy(update={"base": loop.plan.contract.base}))
+    what = Watched(plan, SETTINGS, None, None)
+    messenger = SealedMessenger(grid.federation, grid, plan.run) if grid is not None else PLAIN
+    return ask_check(what, loop.grid, EventLog(loop.folder, loop._take), messenger), loop
+
+
+def test_each_site_answers_for_itself_and_trains_nothing(tmp_path: Path) -> None:
+    """One question to each, as a check; counts stay apart, and the order of the sites does not matter."""
+    sites = [CheckSite("a", 10), CheckSite("b", 20)]
+    found, loop = asked(tmp_path / "1", sites)
+    assert {name: site.recent.examples for name, site in found.sites.items()} == {"a": 7, "b": 18}
+    assert found.bytes > 0
+    assert all(site.asked.count(SUM) == 1 and TRAIN not in site.asked for site in sites)
+    prepared = [m for m in loop.grid.sent if m.metadata.message_type == PREPARE]
+    assert all('"check":true' in str(m.content.config_records["body"]["json"]) for m in prepared)
+    (first, _) = loop.named("check-answer")
+    assert (first["site"], first["reference"], first["recent"]) == ("a", 4, 7)
+    again, _ = asked(tmp_path / "2", sites[::-1])
+    assert again.sites == found.sites
+
+
+def test_whoever_lies_declines_or_breaks_costs_itself_alone(tmp_path: Path) -> None:
+    """The others' answers are in the check, and the reasons are told."""
+
+    def boasting(answer: Any) -> None:
+        answer.examples["recent"] = 10**6
+
+    def withholding(answer: Any) -> None:
+        answer.reasons["labels"] = POLICY
+        for window in answer.windows.values():
+            window["labels"]["y"][...] = -1
+
+    sites = [
+        CheckSite("a", 10),
+        CheckSite("b", 10, change=boasting),
+        CheckSite("c", 10, declines={SUM: ("policy", "statistics", "one that fits val-*")}),
+        CheckSite("d", 10, tamper=lambda kind, _, reply: ValueError("boom") if kind == SUM else reply),
+        CheckSite("e", 10, declines={PREPARE: ("data-empty", "x", "at least one example")}),
+        CheckSite("f", 10, change=withholding),
+        NumpySite("g", 10),
+    ]
+    found, loop = asked(tmp_path, sites)
+    assert sorted(found.sites) == ["a", "f"]
+    assert found.sites["f"].withheld["labels"] == "policy"
+    assert {site: why.split(":")[0] for site, why in found.declined.items()} == {
+        "b": "malformed",
+        "c": "declined",
+        "d": "malformed",
+        "e": "data-empty at x (at least one example)",
+        "g": "malformed",
+    }
+    assert [e["site"] for e in loop.named("check-refused")] == ["b", "c", "d", "g"]
+
+
+def test_no_answer_at_all_fails_with_the_reasons(tmp_path: Path) -> None:
+    """There is nothing to write down."""
+    declines = {SUM: ("policy", "statistics", "one that fits val-*")}
+    with pytest.raises(RunFailed, match=r"check: expected the answer of at least one site.*a: declined: policy at"):
+        asked(tmp_path, [CheckSite("a", 10, declines=declines)])
+
+
+def test_answers_are_signed_in_a_federation(tmp_path: Path) -> None:
+    """A member's answer counts; one with another's signature does not."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from flwr.app import RecordDict
+
+    from fedretrain.seal import sealed
+
+    other = Ed25519PrivateKey.generate()
+
+    def forge(claims: Any, reply: RecordDict) -> RecordDict:
+        if claims.message_type != SUM:
+            return reply
+        return sealed(RecordDict({k: v for k, v in reply.items() if k != "seal"}), claims.answered(), other)
+
+    sites = [SealedCheckSite("a", 10, forge=forge), SealedCheckSite("b", 20)]
+    found, _ = asked(tmp_path / "out", [], Hospitals(tmp_path / "federation", sites))
+    assert sorted(found.sites) == ["b"]
+    assert found.declined["a"].startswith("signature")
