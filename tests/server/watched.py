@@ -14,7 +14,7 @@ def a_window(*ages: int, right: int | None = None) -> Window:
     """One with that histogram of ages, and that many right answers."""
     n = sum(ages)
     bins = (*(0,) * 9, n)
-    correct = (*(0,) * 9, right)
+    told = right is not None
     return Window(
         examples=n,
         histograms={"age": ages},
@@ -28,8 +28,8 @@ def a_window(*ages: int, right: int | None = None) -> Window:
         confusion={},
         confidence={"y": bins},
         confidence_sum={"y": (*(0.0,) * 9, 0.95 * n)},
-        right={"y": correct} if right is not None else {},
-        labelled={"y": bins} if right is not None else {},
+        right={"y": (*(0,) * 9, right) if told else (None,) * 10},
+        labelled={"y": bins if told else (None,) * 10},
         age=(n, 0, 0, 0, 0, 0),
     )
 
