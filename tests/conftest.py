@@ -12,6 +12,7 @@ import pytest
 
 os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("FEDRETRAIN_ENERGY", "off")  # where codecarbon is installed it takes each process some seconds
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

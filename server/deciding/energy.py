@@ -6,6 +6,9 @@ Invariants:
   carbon intensities, which are of places and not of runs.
 - A meter that fails measures nothing, and the run goes on.
 
+The environment variable ``FEDRETRAIN_ENERGY=off`` has nothing measured: looking for what a machine can tell takes
+codecarbon some seconds, once in a process.
+
 What is measured is this machine, while the run goes on, whatever else it does meanwhile: in a simulation with all its
 sites, in a federation the server alone. codecarbon reads the processor's own counters (RAPL) where it may, and
 otherwise estimates from the processor's rated power and its load.
@@ -15,12 +18,15 @@ https://doi.org/10.5281/zenodo.11171501.
 """
 
 import importlib.util
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 PACKAGE: Final = "codecarbon"
 INTERVAL_S: Final = 15.0
+SWITCH: Final = "FEDRETRAIN_ENERGY"
 
 Record = dict[str, Any]
 
@@ -53,7 +59,8 @@ class Meter:
 @contextmanager
 def metered() -> Iterator[Meter]:
     """A meter for the block; it is stopped however the block ends."""
-    meter = _started() if importlib.util.find_spec(PACKAGE) else Meter()
+    wanted = os.environ.get(SWITCH) != "off" and importlib.util.find_spec(PACKAGE) is not None
+    meter = _started() if wanted else Meter()
     try:
         yield meter
     finally:
@@ -64,6 +71,7 @@ def _started() -> Meter:
     with suppress(Exception):
         import codecarbon
 
+        logging.getLogger(PACKAGE).setLevel(logging.CRITICAL)  # it talks before it has read its own level
         tracker = codecarbon.OfflineEmissionsTracker(
             measure_power_secs=INTERVAL_S,
             tracking_mode="machine",

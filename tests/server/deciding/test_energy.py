@@ -45,6 +45,7 @@ def test_without_codecarbon_nothing_is_measured(monkeypatch: pytest.MonkeyPatch)
 def test_a_run_that_fails_stops_its_meter(monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread goes on measuring."""
     tracker = Tracker(1.0)
+    monkeypatch.setenv(energy.SWITCH, "on")
     monkeypatch.setattr(energy, "PACKAGE", "json")  # is there
     monkeypatch.setattr(energy, "_started", lambda: Meter(tracker))
 
@@ -58,6 +59,9 @@ def test_codecarbon_measures_this_machine(tmp_path: Path, monkeypatch: pytest.Mo
     """It gives a number, asks nobody for it, and leaves no file behind."""
     pytest.importorskip("codecarbon", reason="needs the extra energy")
     monkeypatch.chdir(tmp_path)
+    with metered() as meter:
+        assert meter.read() == {}  # tests switch it off
+    monkeypatch.setenv(energy.SWITCH, "on")
 
     with metered() as meter:
         found = meter.read()
