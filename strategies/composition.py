@@ -98,10 +98,11 @@ def check_stages(config: NamedConfig) -> None:
             raise ConfigurationError(f"train.stages: '{name}' cannot be trained in stages: {STAGES[name]}")
 
 
-def check_mode(names: Sequence[str], mode: str) -> None:
-    """Refuse what has no meaning in the job's mode; raises ConfigurationError."""
-    for name in names:
+def check_mode(config: NamedConfig, mode: str) -> None:
+    """Refuse a strategy or an objective that has no meaning in the job's mode; raises ConfigurationError."""
+    objectives = [(KEY, objective.name) for objective in objective_configs(config)]
+    for key, name in [("name", config.name), *objectives]:
         if (name, mode) in MODES:
             raise ConfigurationError(
-                f"strategy.{KEY}: '{name}' has no meaning with train.mode = '{mode}': {MODES[name, mode]}"
+                f"strategy.{key}: '{name}' has no meaning with train.mode = '{mode}': {MODES[name, mode]}"
             )

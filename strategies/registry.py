@@ -122,7 +122,7 @@ def check_job(job: Job) -> None:
 def check_objectives(config: NamedConfig, mode: str) -> None:
     """Refuse objectives that cannot stand together or have no meaning in a mode; raises ConfigurationError."""
     local_objective(config)
-    check_mode([config.name, *(one.name for one in objective_configs(config))], mode)
+    check_mode(config, mode)
     for settings in objective_settings(config):
         settings.check_mode(mode)
 
