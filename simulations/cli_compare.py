@@ -42,7 +42,7 @@ def compare(  # noqa: PLR0913, PLR0917  # the command's options
     """Run ways to retrain on a drift, and tell accuracy on old and new, forgetting, bytes and seconds of each.
 
     SCENARIO is appearance, new-classes, meaning or label-shift. A way is an example job; `fedretrain scenario` writes
-    them. One that is refused is a row with the reason.
+    them. One that is refused is a row with the reason; where all are, the exit code is 2.
     """
     with answers(as_json):
         what = _comparison(scenario, modes, range(first, first + seeds), sites)
@@ -50,6 +50,8 @@ def compare(  # noqa: PLR0913, PLR0917  # the command's options
         ways, environment = _ways(what, out, workers)
         _keep(what, ways, environment, plot, into)
     _say(what, ways, environment, as_json)
+    if not any(way.outcomes for way in ways):
+        raise typer.Exit(ConfigurationError.exit_code)
 
 
 def _comparison(scenario: str, modes: str | None, seeds: range, sites: int) -> "Comparison":

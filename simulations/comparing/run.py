@@ -7,6 +7,7 @@ Invariants:
 - What a way refuses is an outcome, not the end of the comparison.
 """
 
+import difflib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -52,7 +53,10 @@ class Comparison:
         known = [job.stem for job in examples()]
         for way in self.ways:
             if way not in known:
-                raise ConfigurationError(f"--modes: expected some of {', '.join(known)}, got {way!r}")
+                near = difflib.get_close_matches(way, known, n=1, cutoff=0.0)[0]
+                raise ConfigurationError(
+                    f"--modes: there is no {way!r}; did you mean {near!r}? Valid: {', '.join(known)}"
+                )
 
 
 Found = tuple[str, int, Outcome | Refused]

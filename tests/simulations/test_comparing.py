@@ -13,7 +13,7 @@ from simulations import cli_compare
 from simulations.benchmarks.environment import Environment
 from simulations.comparing import plots, summary
 from simulations.comparing.outcome import Outcome, Point, Refused
-from simulations.comparing.run import Comparison, _at_sites
+from simulations.comparing.run import Comparison, Found, _at_sites
 from simulations.comparing.summary import Spread, Way
 from simulations.scenarios import registry
 
@@ -117,7 +117,8 @@ def test_the_command_below_a_table_makes_it_again() -> None:
     ("options", "said"),
     [
         (["weather"], "SCENARIO: expected one of appearance"),
-        (["meaning", "--modes", "ewc,nothing"], "--modes: expected some of continue"),
+        (["meaning", "--modes", "ewc,nothing"], "--modes: there is no 'nothing'; did you mean '"),
+        (["meaning", "--modes", "repaly"], "--modes: there is no 'repaly'; did you mean 'replay'? Valid: "),
         (["meaning", "--out", "."], "--out: .: expected a folder that does not exist yet"),
         (["meaning", "--plot", "plot.jpg"], "--plot: expected a file that ends in .png"),
         (["meaning", "--into", "nowhere.md"], "--into: nowhere.md: no such file"),
@@ -144,6 +145,19 @@ def test_nothing_is_left_after_ctrl_c(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("simulations.comparing.run.compare", interrupted)
     assert cli.run(["compare", "meaning"]) == cli.INTERRUPTED
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_of_refusals_alone_ends_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table is shown all the same; one way that ran is enough for 0."""
+    found: list[Found] = [("replay", 0, Refused("train.mode: no")), ("ewc", 0, Refused("strategy: no"))]
+    monkeypatch.setattr(cli_compare, "_runs", lambda *_: found)
+    assert cli.run(["compare", "meaning", "--modes", "replay,ewc"]) == 2
+    assert "refused: train.mode: no" in capsys.readouterr().out
+    point = Point(1, 0.5, 0.5)
+    found[0] = ("replay", 0, Outcome(point, point, 0.5, [point], True, 1, 1.0))
+    assert cli.run(["compare", "meaning", "--modes", "replay,ewc"]) == 0
 
 
 SHORT = """# for: {scenario}
