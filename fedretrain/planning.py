@@ -26,16 +26,17 @@
 
 import re
 from datetime import timedelta
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from .errors import ConfigurationError
 from .tomlfile import Section, shaped
 
 Action = Literal["nothing", "watch", "incremental", "replay", "transfer", "full", "extend", "roll-back"]
 Retraining = Literal["incremental", "replay", "transfer", "full", "extend"]
+CarriedOut = Literal[Retraining, "roll-back"]
 Unit = Literal["seconds", "bytes", "site_seconds", "kwh"]
 ACTIONS: Final[tuple[Action, ...]] = (
     "nothing",
@@ -48,6 +49,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
     "roll-back",
 )
 RETRAININGS: Final[tuple[Retraining, ...]] = ("incremental", "replay", "transfer", "full", "extend")
+CARRIED_OUT: Final[tuple[CarriedOut, ...]] = (*RETRAININGS, "roll-back")
 UNITS: Final[tuple[Unit, ...]] = ("seconds", "bytes", "site_seconds", "kwh")
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -77,6 +79,18 @@ def _is_zone(name: str) -> str:
     return name
 
 
+def _are_carried_out(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return value
+    for name in value:
+        if name not in CARRIED_OUT:
+            raise ValueError(f"expected some of {', '.join(CARRIED_OUT)}, got {str(name)[:80]!r}")
+    return tuple(value)
+
+
+Choice = Annotated[tuple[CarriedOut, ...], BeforeValidator(_are_carried_out)]
+
+
 class BudgetSection(Section):
     """The most that retrainings may cost within a period that ends when it is decided; what is left out is free."""
 
@@ -91,7 +105,7 @@ class BudgetSection(Section):
 class AutoSection(Section):
     """What ``--auto`` may run without a person; anything else waits for one."""
 
-    actions: tuple[Literal["incremental", "replay", "transfer", "full", "extend", "roll-back"], ...] = Field(
+    actions: Choice = Field(
         RETRAININGS, description="plans that may run by themselves; a roll-back only where it is named"
     )
     seconds: float | None = Field(None, ge=0, description="most seconds, by the upper end of what a plan expects")
@@ -103,7 +117,7 @@ class AutoSection(Section):
 class SiteHours(Section):
     """When a site may be asked to train, as far as the server's operator was told."""
 
-    hours: tuple[Hours, ...] = Field(min_length=1, description='times such as "22:00-06:00"')
+    hours: tuple[Hours, ...] = Field(description='times such as "22:00-06:00"; empty: at any time')
     zone: str | None = Field(None, description="the site's time zone; default: plan.zone")
 
     @field_validator("zone")
@@ -133,9 +147,7 @@ class PlanSection(Section):
     least_gain: float = Field(0.01, ge=0, description="metric to be gained below which drift alone is not acted upon")
     equal_gain: float = Field(0.1, ge=0, lt=1, description="gains that differ by that share of the best are equal")
     compare_by: Unit = Field("seconds", description="which cost decides between equal gains")
-    actions: tuple[Literal["incremental", "replay", "transfer", "full", "extend", "roll-back"], ...] = Field(
-        (*RETRAININGS, "roll-back"), description="what may be planned beside doing nothing and watching"
-    )
+    actions: Choice = Field(CARRIED_OUT, description="what may be planned beside doing nothing and watching")
     hours: tuple[Hours, ...] = Field((), description="when runs may start, in `zone`; empty: at any time")
     zone: str = Field("UTC", description="time zone of `hours`")
     budget: BudgetSection = BudgetSection()

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from fedretrain.planning import PlanSection
+from fedretrain.planning import RETRAININGS, PlanSection
 
 from . import hours
 from .evidence import Evidence
@@ -47,7 +47,7 @@ def decide(evidence: Evidence, policy: PlanSection, costs: Mapping[str, Cost]) -
     """
     ways = all_ways(evidence, policy, costs)
     fired = [(rule, sentence) for rule in RULES if (sentence := rule.fires(evidence, policy))]
-    decision = _retraining(evidence, policy, fired, ways) if fired else _quiet(evidence)
+    decision = _retraining(evidence, policy, fired, ways) if fired and evidence.sites else _quiet(evidence)
     back = _rolling_back(evidence, policy)
     if back is not None and not (decision.acts and standing(evidence, policy)):
         decision = back
@@ -58,7 +58,7 @@ def _quiet(evidence: Evidence) -> Decision:
     """No trigger fired."""
     waiting = [signal for signal in evidence.signals if signal.kind != "quality"]
     if not evidence.sites:
-        return Decision("watch", "no-evidence", "No site answered a check.", "an answer of a site")
+        return Decision("watch", "no-evidence", "No check of the model in use has an answer.", "an answer of a site")
     if evidence.too_little:
         return Decision("watch", "too-little-data", "The data say too little to tell drift from chance.", "more data")
     if waiting:
@@ -107,7 +107,7 @@ def _too_small(evidence: Evidence, policy: PlanSection) -> str | None:
     What counts is the most that any allowed way got back of what was expected of it, whatever the drift is said to be:
     so more drift is never worth less.
     """
-    allowed = [action for action in policy.actions if action not in {"extend", "roll-back"}]
+    allowed = [action for action in RETRAININGS if action in policy.actions and action != "extend"]
     correction = max((experience_of(action, evidence.past).correction for action in allowed), default=1.0)
     at_stake = lost(evidence, policy).times(correction)
     if at_stake.expected >= policy.least_gain:
@@ -123,7 +123,7 @@ def _impossible(why: str, ways: Sequence[Way]) -> Decision:
         sentence = f"{why} No way to retrain that answers to this is allowed."
         named = ", ".join(way.action for way in fit)
         return Decision("watch", "not-allowed", sentence, "plan.actions", changes=(f"{named} in plan.actions.",))
-    free = min((way for way in dear if way.free_at), key=lambda way: way.free_at or _NEVER, default=dear[0])
+    free = min(dear, key=lambda way: (way.free_at or _NEVER, -way.expected))
     changes = (f"The time: from {when(free.free_at)} on the budget allows {free.action}.",) if free.free_at else ()
     sentence = f"{why} {free.why_not}"
     return Decision("watch", "budget", sentence, "plan.budget", free.action, free.free_at, changes or ("The budget.",))

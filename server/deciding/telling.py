@@ -43,7 +43,7 @@ def told(decision: Decision, evidence: Evidence, policy: PlanSection, ways: Sequ
         sentence=decision.sentence,
         threshold=decision.threshold,
         wanted=decision.wanted,
-        settings=_settings(decision, evidence, policy),
+        settings=_settings(decision, evidence, policy, way),
         gain=_regained(evidence) if decision.action == "roll-back" else way.gain if way else None,
         gain_basis="past" if known or decision.action == "roll-back" else "prior",
         cost=way.cost if way else None,
@@ -59,10 +59,10 @@ def span(value: Range) -> str:
     return f"{value.expected:.3f} ({value.low:.3f} to {value.high:.3f})"
 
 
-def _settings(decision: Decision, evidence: Evidence, policy: PlanSection) -> dict[str, JsonValue]:
+def _settings(decision: Decision, evidence: Evidence, policy: PlanSection, way: Way | None) -> Mapping[str, JsonValue]:
     if decision.action == "roll-back":
         return {"release": evidence.previous_release}
-    return settings_of(decision.action, evidence, policy) if decision.acts else {}
+    return settings_of(way.action, evidence, policy) if way else {}
 
 
 def _regained(evidence: Evidence) -> Range | None:
