@@ -176,5 +176,6 @@ def _finish(axes: Any) -> None:
     locator = AutoDateLocator(maxticks=6)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.get_offset_text().set_size(7)
     axes.tick_params(labelsize=7)
     axes.grid(color="0.92", linewidth=0.8)

@@ -1,0 +1,100 @@
+"""`server drift`, `plan`, `approve` and `reject` from the command line: what they show, write and refuse."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fedretrain import cli
+from fedretrain.job import load_job
+from server.drift_plot import MOST, POOLED, chosen, panels
+from server.history import History, history_path
+
+from .test_watching import a_plan
+from .upkit import make_job
+from .watched import a_check, some_findings
+
+pytestmark = pytest.mark.usefixtures("unflushed")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three checks, of which the second drifted and the third did not, and a plan to do nothing."""
+    job = load_job(make_job(tmp_path))
+    with History.open(history_path(tmp_path / "out")) as history:
+        for number, drift in ((1, False), (2, True), (3, False)):
+            history.add_check(a_check(number), some_findings(number, drift=drift))
+        history.add_plan(a_plan(action="nothing").to_json(), job.model_dump(mode="json"))
+    return tmp_path / "out"
+
+
+def ask(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str, code: int = 0) -> str:
+    """What a command prints; it ends with ``code``."""
+    ended = cli.run(["server", *arguments, "--folder", str(folder)])
+    said = capsys.readouterr()
+    assert ended == code, said.out + said.err
+    return said.out if code == 0 else said.err
+
+
+def test_drift_over_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line a check, with drifts by kind, "-" where nothing could be said; then the latest, with what is not told."""
+    said = ask(capsys, folder, "drift")
+    rows = [line.split() for line in said.splitlines() if line.startswith("check-")]
+    assert [row[0] for row in rows] == ["check-1", "check-2", "check-3"]
+    assert [row[-6:] for row in rows] == [[n, "-", "-", "-", "-", "75.0%"] for n in ("0", "2", "0")]
+    assert "south  400     800     calibration (policy)" in said
+    assert "! west did not answer: policy at hours: 22:00-06:00" in said
+    assert "too little data to say: concept 1" in said
+    assert "75.0% (72.0% to 78.0%, 800 examples) recently; 90.0% (88.0% to 92.0%, 1000 examples) before" in said
+    assert "north: revenue 12.5 EUR" in said
+    value = json.loads(ask(capsys, folder, "drift", "--json"))
+    assert [one["check"] for one in value["checks"]] == ["check-1", "check-2", "check-3"]
+    assert value["findings"][1] == some_findings(2).to_json()
+    assert value["checks"][0]["sites"]["south"]["withheld"] == {"calibration": "policy"}
+
+
+def test_a_plan_is_shown_and_decided(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the beginning of its id; then it shows who decided and why, and cannot be decided again."""
+    value = json.loads(ask(capsys, folder, "plan", "--json"))
+    assert value["plan"]["action"] == "nothing"
+    assert (value["decision"], value["score"]) == (None, None)
+    short = value["plan"]["id"][:8]
+    assert "--why" in ask(capsys, folder, "reject", short, code=2)
+    said = ask(capsys, folder, "approve", short, "--by", "ann", "--why", "I agree")
+    assert "approved by ann" in said
+    assert "nothing is run for it" in said
+    assert "approved by ann" in ask(capsys, folder, "reject", short, "--why", "no", code=2)
+    assert "I agree" in ask(capsys, folder, "plan")
+
+
+def test_where_nothing_was_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line says so, and what to do; no folder is made."""
+    for command in (["drift"], ["plan"], ["approve", "abcd"], ["reject", "abcd", "--why", "x"]):
+        assert "server watch JOB.toml" in ask(capsys, tmp_path / "none", *command, code=2)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_picture_and_a_report(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The report has the picture beside it, a PNG file, and every finding of the latest check in a table."""
+    pytest.importorskip("matplotlib", reason="the extra plot is not installed")
+    assert "--plot: expected a file that ends in .png" in ask(capsys, folder, "drift", "--plot", "x.jpg", code=2)
+    report = tmp_path / "drift.md"
+    ask(capsys, folder, "drift", "--report", str(report))
+    assert report.with_suffix(".png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    text = report.read_text()
+    assert "](drift.png)" in text
+    assert "| covariate | age | north | 0.5 | 0.5 | 0.02 | 1e-12 | 1000 | 800 | no drift |" in text
+    assert "- south: calibration (policy)" in text
+
+
+def test_what_a_picture_shows() -> None:
+    """A panel a subject, a line a site, pooled first; no point for too little data; the furthest of many."""
+    found = [some_findings(1, drift=False), some_findings(2)]
+    [panel] = panels(found)
+    assert (panel.kind, panel.subject, list(panel.lines)) == ("covariate", "age", [POOLED, "north"])
+    assert [(point.effect, point.drift) for point in panel.lines["north"]] == [(0.5, False), (0.5, True)]
+    one = found[0].findings[1]
+    many = [replace(one, subject=f"f{n:03d}", effect=n / 100) for n in range(MOST + 5)]
+    kept = chosen(panels([replace(found[0], findings=tuple(many))]))
+    assert [panel.subject for panel in kept] == [f"f{n:03d}" for n in range(5, MOST + 5)]
