@@ -45,33 +45,54 @@ less than that count.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from .contract import Contract, OutputSpec, VariableSpec, key
 from .errors import ConfigurationError
 from .jobtables import Name, NamedConfig
-from .tomlfile import Section
+from .watching import SECTIONS, UNKNOWN, WatchSection
+
+__all__ = [
+    "AGE_EDGES_DAYS",
+    "CONFIDENCE_BINS",
+    "CONFIDENCE_UNIT",
+    "EVENTS",
+    "FAILED",
+    "GIVEN",
+    "MOST_COLUMNS",
+    "MOST_CONFUSED",
+    "NOT_ASKED",
+    "NO_LABELS",
+    "NO_TIMES",
+    "POLICY",
+    "REASONS",
+    "SECTIONS",
+    "STREAMS",
+    "SUM",
+    "TOO_FEW",
+    "UNIT_BYTES",
+    "UNKNOWN",
+    "WINDOWS",
+    "WINDOW_FIELDS",
+    "Answer",
+    "Cells",
+    "CheckSettings",
+    "IntArray",
+    "WatchSection",
+    "blank",
+    "decisions",
+    "directions",
+    "label_names",
+    "layout",
+    "subjects",
+]
 
 SUM = "check"
 """The name under which a check is asked (``fedretrain.sums``)."""
-SECTIONS = (
-    "histogram",
-    "labels",
-    "predictions",
-    "confusion",
-    "confidence",
-    "calibration",
-    "quality",
-    "age",
-    "business",
-    "stream",
-)
-"""Parts of a check, each of which a site's policy can withhold by itself."""
 WINDOWS = ("reference", "recent")
 REASONS = {0: "given", 1: "policy", 2: "too few", 3: "no labels", 4: "not asked", 5: "failed", 6: "no times"}
 GIVEN, POLICY, TOO_FEW, NO_LABELS, NOT_ASKED, FAILED, NO_TIMES = REASONS
@@ -80,8 +101,6 @@ STREAMS = ("error", "confidence")
 CONFIDENCE_BINS = 10
 CONFIDENCE_UNIT = 1000  # parts of 1 in which sums of confidences are counted
 AGE_EDGES_DAYS = (1, 7, 30, 90, 365)
-UNKNOWN = "unknown"
-"""Stands for every label that neither the contract nor the job names."""
 EVENTS = 32  # events of a site in one check
 UNIT_BYTES = 16
 MOST_CONFUSED = 64  # labels of an output whose confusion matrix is asked for
@@ -90,45 +109,6 @@ MOST_COLUMNS = 64  # columns of a flat input that are watched one by one
 IntArray = NDArray[np.int64]
 Cells = dict[str, dict[str, IntArray]]
 """One window's counts: by field, then by subject ("" where there is but one), in the shape the field has there."""
-
-
-class WatchSection(Section):
-    """How a job's data and model are watched between retrainings; the server alone looks at it."""
-
-    bins: int = Field(10, ge=4, le=50, description="cells of a histogram, where quantiles make them")
-    projections: int = Field(8, ge=0, le=32, description="fixed random directions of the penultimate layer")
-    edges: dict[str, tuple[float, ...]] = Field({}, description="inner edges of a histogram's cells, by feature")
-    statistics: tuple[str, ...] = Field(SECTIONS, min_length=1, description=f"which of {', '.join(SECTIONS)}")
-    labels: tuple[str, ...] = Field((), description="labels to look for beside the contract's")
-    metrics: tuple[Name, ...] = Field((), description="business metrics that sites declare")
-    detector: NamedConfig | None = Field(
-        NamedConfig(name="page-hinkley"), description='such as { name = "page-hinkley" }, with settings beside the name'
-    )
-    significance: float = Field(0.01, gt=0, lt=1, description="level of the Benjamini-Hochberg procedure")
-    effect: float = Field(0.1, ge=0, description="least effect (PSI) that counts as drift")
-
-    @field_validator("statistics")
-    @classmethod
-    def _known_sections(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if name not in SECTIONS:
-                raise ValueError(f"expected some of {', '.join(SECTIONS)}, got {name!r}")
-        return value
-
-    @field_validator("edges")
-    @classmethod
-    def _ascending(cls, value: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
-        for name, edges in value.items():
-            if not edges or any(left >= right for left, right in pairwise(edges)):
-                raise ValueError(f"{name}: expected at least one number, in strictly ascending order, got {edges}")
-        return value
-
-    @field_validator("labels", "metrics")
-    @classmethod
-    def _different(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value) or UNKNOWN in value:
-            raise ValueError(f"expected different names, none of them {UNKNOWN!r}, got {list(value)}")
-        return value
 
 
 class CheckSettings(BaseModel):

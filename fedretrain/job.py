@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from .checks import WatchSection
 from .digest import json_digest
 from .errors import ConfigurationError
 from .jobtables import (
@@ -33,6 +32,7 @@ from .jobtables import (
 from .planning import PlanSection
 from .searchspace import SearchSection
 from .tomlfile import Section, check_toml, in_utc, read_toml
+from .watching import WatchSection
 
 __all__ = [
     "ContractSection",
@@ -286,8 +286,8 @@ class Job(QuietSection):
     @property
     def digest(self) -> str:
         """SHA-256 of the job without its paths and what no run looks at: in another folder it is the same job."""
-        left_out = {"simulation": True, "search": True, "watch": True, "plan": True, "model": {"path"}}
-        dump = self.model_dump(mode="json", exclude=left_out)
+        unused = dict.fromkeys(("simulation", "search", "watch", "plan"), True)
+        dump = self.model_dump(mode="json", exclude={**unused, "model": {"path"}})
         for holdout in dump["holdout"]:
             del holdout["path"]
         if dump["monitor"] is None:

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedretrain.checks import WatchSection
 from fedretrain.contract import Contract, Feature
 from fedretrain.dataset import Dataset, as_arrays, check_dataset, load_npz
 from fedretrain.errors import ConfigurationError, DataMismatch
 from fedretrain.features import features_of, penultimate, values
-from fedretrain.job import HoldoutSection, Job
+from fedretrain.job import HoldoutSection, Job, WatchSection
 from fedretrain.modelfile import BaseModel
 
 _BATCH = 256

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from fedretrain.architecture import fingerprint
-from fedretrain.checks import CheckSettings, WatchSection
+from fedretrain.checks import CheckSettings
 from fedretrain.contract import Contract, InputSpec
 from fedretrain.derive import contract_of
 from fedretrain.digest import weights_digest
-from fedretrain.job import Job
+from fedretrain.job import Job, WatchSection
 from fedretrain.modelfile import BaseModel, load_base
 from fedretrain.release import Release
 from fedretrain.settings import resolve_train
