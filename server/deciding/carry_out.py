@@ -8,7 +8,8 @@ Invariants:
 - What may run without a person is what the job's [plan.auto] allows, and nothing where its cost is not known and has a
   limit.
 
-"transfer" on a frozen base is a new head like the one the model has, with every layer before it frozen.
+"transfer" on a frozen base trains the model's head alone, from where it is, with every layer before it frozen; a job
+that is of the mode "transfer" itself has the head of its own [transfer] instead.
 """
 
 import glob
@@ -179,14 +180,13 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _set_transfer(tables: Tables, job: Job, model: InUse) -> None:
-    """The job's own head, or one like the model's, on frozen layers."""
+    """The job's own head, or the model's on frozen layers."""
     if job.transfer is not None:
         tables["transfer"] = job.transfer.model_dump(mode="json")
         return
-    frozen, head = base_and_head(architecture_of(model))
-    tables["model"]["freeze"] = [*tables["model"]["freeze"], *(glob.escape(name) for name in frozen)]
-    tables["train"].pop("stages", None)  # which unfreeze what is to stay frozen
-    tables["transfer"] = {"head": head}
+    tables["train"]["mode"] = "continue"
+    frozen = (glob.escape(name) for name in base_layers(architecture_of(model)))
+    tables["model"]["freeze"] = [*tables["model"]["freeze"], *frozen]
 
 
 def architecture_of(model: InUse) -> Tables:
@@ -209,27 +209,23 @@ def architecture_of(model: InUse) -> Tables:
     return value
 
 
-def base_and_head(architecture: Tables) -> tuple[list[str], list[Tables]]:
-    """Names of the layers before a model's head, and layers like the head, as ``transfer.head`` takes them.
+def base_layers(architecture: Tables) -> list[str]:
+    """Names of the layers before a model's head: its last Dense layer, and activation layers behind it.
 
     Raises:
-        ConfigurationError: The model does not end in a Dense layer, with or without an activation layer behind it.
+        ConfigurationError: The model does not end so, or there is nothing before its head.
     """
     layers = [layer for layer in architecture.get("config", {}).get("layers", []) if isinstance(layer, dict)]
-    behind = []
     while layers and layers[-1].get("class_name") in _ACTIVATIONS:
-        behind.insert(0, layers.pop())
-    if len(layers) < 2 or layers[-1].get("class_name") != "Dense":
+        layers.pop()
+    before = [layer["config"]["name"] for layer in layers[:-1] if layer.get("class_name") != "InputLayer"]
+    if not before or layers[-1].get("class_name") != "Dense":
         found = layers[-1].get("class_name") if layers else "nothing"
         raise ConfigurationError(
-            f"transfer: expected a model that ends in a Dense layer, got {found}; leave 'transfer' out of plan.actions"
+            f"transfer: expected a model that ends in a Dense layer with others before it, got {found}; leave "
+            "'transfer' out of plan.actions"
         )
-    dense = layers.pop()["config"]
-    head = [{"name": "Dense", "units": dense["units"], "activation": dense.get("activation") or "linear"}]
-    for layer in behind:
-        own = {"activation": layer["config"]["activation"]} if layer["class_name"] == "Activation" else {}
-        head.append({"name": layer["class_name"], **own})
-    return [layer["config"]["name"] for layer in layers if layer.get("class_name") != "InputLayer"], head
+    return before
 
 
 def roll_back(plan: Plan, out: Path, job: Job) -> "Release":

@@ -28,7 +28,7 @@ _ACTIONS: Final = {
     "watch": "keep watching",
     "incremental": "retrain on what is new",
     "replay": "retrain on what is new, mixed with old examples",
-    "transfer": "a new head on a frozen base",
+    "transfer": "train the head alone, on a frozen base",
     "full": "retrain on all data",
     "extend": "extend the labels",
     "roll-back": "go back to the release before",
@@ -44,7 +44,7 @@ _BASIS: Final = {
     "past": "past retrainings of this model",
 }
 _SETTINGS: Final = {
-    "mode": "train.mode",
+    "mode": "way to train",
     "since": "train.since",
     "replay_share": "train.replay.share",
     "half_life_days": "half-life of the objective recency, in days",
@@ -167,7 +167,7 @@ def _range(value: Range, tell: Teller) -> tuple[str, str]:
 
 def _how(plan: Plan) -> list[str]:
     rows = [(_SETTINGS.get(name, name), _value(value)) for name, value in sorted(plan.settings.items())]
-    return ["## How", "", *_table(("of the job", ""), rows)] if rows else []
+    return ["## How", "", *_table(("setting", ""), rows)] if rows else []
 
 
 def _value(value: object) -> str:

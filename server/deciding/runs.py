@@ -123,6 +123,7 @@ def _past(folder: RunFolder, result: Mapping[str, Any], planned: "PlanRecord | N
     """A run that came to a verdict."""
     mode = _mode(folder)
     plan = None if planned is None else Plan.from_json(planned.plan)
+    mode = str(plan.settings.get("mode", mode)) if plan else mode
     before = plan.evidence.metric if plan else None
     brought, taken = measured(result, mode, before.value if before else None), spent(result)
     released = result["release"] is not None

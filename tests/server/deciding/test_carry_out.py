@@ -10,7 +10,7 @@ import pytest
 
 from fedretrain.errors import ConfigurationError
 from fedretrain.planning import PlanSection
-from server.deciding.carry_out import InUse, base_and_head, in_use, job_of, needs_a_person, of_model, roll_back
+from server.deciding.carry_out import InUse, base_layers, in_use, job_of, needs_a_person, of_model, roll_back
 from server.deciding.evidence import Evidence
 from server.deciding.plan import Cost, Range
 from tests.drafts import draft
@@ -115,30 +115,33 @@ def test_labels_of_a_model_without_names_cannot_be_extended(tmp_path: Path, mode
         made({"mode": "extend", "labels": ["8"]}, "extend", unnamed, job(tmp_path / "m.keras"))
 
 
-def test_a_frozen_base_gets_a_head_like_the_one_it_has(tmp_path: Path, model: InUse) -> None:
-    """Every layer before the last dense one is frozen, by its name and no pattern."""
-    found = made({"mode": "transfer"}, "transfer", model, job(tmp_path / "m.keras"))
+def test_on_a_frozen_base_the_head_alone_is_trained(tmp_path: Path, model: InUse) -> None:
+    """Every layer before the last dense one is frozen, by its name and no pattern, beside what the job freezes."""
+    watched = job(tmp_path / "m.keras", train={"mode": "incremental"})
 
-    assert found.model.freeze == ("conv[[]1]", "flat")
-    assert [one.model_dump() for one in found.transfer.head] == [
-        {"name": "Dense", "units": 10, "activation": "softmax"}
-    ]
+    found = made({"mode": "transfer"}, "transfer", model, watched)
+
+    assert (found.train.mode, found.model.freeze) == ("continue", ("conv[[]1]", "flat"))
 
 
-def test_a_head_may_have_an_activation_layer_behind_it() -> None:
-    """It comes along; a model that ends otherwise has no head to take."""
-    layers = [
-        layer("Dense", "a", units=3),
-        layer("Dense", "b", units=2),
-        layer("Activation", "c", activation="sigmoid"),
-    ]
+def test_a_job_of_that_mode_has_its_own_head(tmp_path: Path, model: InUse) -> None:
+    """Which layers stay is then the job's affair."""
+    head = {"head": [{"name": "Dense", "units": 3, "activation": "softmax"}]}
+    watched = job(tmp_path / "m.keras", train={"mode": "transfer"}, transfer=head)
 
-    frozen, head = base_and_head({"config": {"layers": layers}})
+    found = made({"mode": "transfer"}, "transfer", model, watched)
 
-    dense = {"name": "Dense", "units": 2, "activation": "linear"}
-    assert (frozen, head) == (["a"], [dense, {"name": "Activation", "activation": "sigmoid"}])
-    with pytest.raises(ConfigurationError, match="expected a model that ends in a Dense layer, got GRU"):
-        base_and_head({"config": {"layers": [layer("Dense", "a", units=3), layer("GRU", "g")]}})
+    assert (found.train.mode, found.model.freeze, found.transfer) == ("transfer", (), watched.transfer)
+
+
+def test_an_activation_layer_belongs_to_the_head() -> None:
+    """A model that ends otherwise has no head to train alone, nor has one that is nothing else."""
+    layers = [layer("Dense", "a"), layer("Dense", "b"), layer("Activation", "c")]
+
+    assert base_layers({"config": {"layers": layers}}) == ["a"]
+    for kinds, found in ((("Dense", "GRU"), "GRU"), (("InputLayer", "Dense"), "Dense"), ((), "nothing")):
+        with pytest.raises(ConfigurationError, match=f"ends in a Dense layer with others before it, got {found}"):
+            base_layers({"config": {"layers": [layer(kind, kind) for kind in kinds]}})
 
 
 def test_a_plan_of_another_release_is_refused(tmp_path: Path, model: InUse) -> None:
