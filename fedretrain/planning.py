@@ -15,6 +15,9 @@
     period = "30d"
     retrainings = 4
 
+    [plan.price]
+    hour = 0.005                         # half a point of the metric must come of an hour
+
     [plan.auto]                          # what --auto may run without a person
     actions = ["incremental", "replay"]
     seconds = 3600
@@ -102,6 +105,20 @@ class BudgetSection(Section):
     kwh: float | None = Field(None, ge=0, description="energy they may use together, as far as it was measured")
 
 
+class PriceSection(Section):
+    """How much of the metric a cost must bring to be worth it; ways to retrain are compared by what is left."""
+
+    hour: float = Field(0.0, ge=0, description="metric for an hour from start to verdict")
+    gigabyte: float = Field(0.0, ge=0, description="metric for 1e9 bytes, both directions")
+    site_hour: float = Field(0.0, ge=0, description="metric for an hour of training at one site")
+    kwh: float = Field(0.0, ge=0, description="metric for a kWh")
+
+    def of(self, unit: Unit) -> float:
+        """The price of one of a unit."""
+        prices = {"seconds": self.hour / 3600, "bytes": self.gigabyte / 1e9, "site_seconds": self.site_hour / 3600}
+        return prices.get(unit, self.kwh)
+
+
 class AutoSection(Section):
     """What ``--auto`` may run without a person; anything else waits for one."""
 
@@ -151,6 +168,7 @@ class PlanSection(Section):
     hours: tuple[Hours, ...] = Field((), description="when runs may start, in `zone`; empty: at any time")
     zone: str = Field("UTC", description="time zone of `hours`")
     budget: BudgetSection = BudgetSection()
+    price: PriceSection = PriceSection()
     auto: AutoSection = AutoSection()
     site_hours: dict[str, SiteHours] = Field({}, description="sites' own hours, by site")
 

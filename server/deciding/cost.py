@@ -5,10 +5,11 @@ with the most runs did, times W(a) / W(b), from half to double of that. The rela
 in docs/retraining.md: time and bytes of runs with as many rounds, "incremental" = 1.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from fedretrain.planning import RETRAININGS, Retraining, Unit
+from fedretrain.planning import RETRAININGS, UNITS, PlanSection, Retraining, Unit
 
 from .plan import Cost, Range
 
@@ -51,6 +52,12 @@ def _scaled(known: Cost, known_as: Retraining, action: Retraining) -> Cost:
     return Cost(
         by(WORK, known.seconds), by(TRAVEL, known.bytes), by(WORK, known.site_seconds), by(WORK, known.kwh), runs=0
     )
+
+
+def price_of(cost: Cost, policy: PlanSection) -> float:
+    """How much of the metric the expected cost must bring to be worth it; what is unknown is free."""
+    known = [(policy.price.of(unit), amount) for unit in UNITS if (amount := cost.of(unit)) is not None]
+    return math.fsum(price * amount.expected for price, amount in known)
 
 
 def cheapness(costs: Mapping[Retraining, Cost], unit: Unit) -> Callable[[Retraining], tuple[float, int]]:

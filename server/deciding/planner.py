@@ -88,9 +88,13 @@ def _retraining(evidence: Evidence, policy: PlanSection, fired: Fired, ways: Seq
         return Decision("watch", "no-new-data", sentence, needed, wanted, changes=(f"{needed}: {known}.",))
     if chosen is None:
         return _impossible(why, ways)
-    if all(rule.judged for rule, _ in fired) and (small := _too_small(evidence, policy)):
+    if all(rule.judged for rule, _ in fired) and (small := _too_small(evidence, policy, possible)):
         return Decision(
-            "watch", "too-little-to-gain", f"{why} {small}", f"plan.least_gain, {policy.least_gain:g}", wanted
+            "watch",
+            "too-little-to-gain",
+            f"{why} {small}",
+            f"plan.least_gain {policy.least_gain:g}, plan.price",
+            wanted,
         )
     cooling = cool_down(evidence, policy)
     if cooling is not None:
@@ -101,18 +105,19 @@ def _retraining(evidence: Evidence, policy: PlanSection, fired: Fired, ways: Seq
     return _timed(Decision(chosen.action, rule.name, why, rule.threshold(policy) or ""), evidence, policy)
 
 
-def _too_small(evidence: Evidence, policy: PlanSection) -> str | None:
+def _too_small(evidence: Evidence, policy: PlanSection, possible: Sequence[Way]) -> str | None:
     """Why what was lost is not worth it; None where it is.
 
-    What counts is the most that any allowed way got back of what was expected of it, whatever the drift is said to be:
-    so more drift is never worth less.
+    What counts is the most that any allowed way got back of what was expected of it, whatever the drift is said to be,
+    and the lowest price: so more drift is never worth less.
     """
     allowed = [action for action in RETRAININGS if action in policy.actions and action != "extend"]
     correction = max((experience_of(action, evidence.past).correction for action in allowed), default=1.0)
-    at_stake = lost(evidence, policy).times(correction)
-    if at_stake.expected >= policy.least_gain:
+    at_stake, price = lost(evidence, policy).times(correction), min(way.price for way in possible)
+    if at_stake.expected >= policy.least_gain and at_stake.expected >= price:
         return None
-    return f"What was lost is too little: {span(at_stake)} of the metric; {policy.least_gain:g} is asked for."
+    priced = f", and the cost must bring {price:.3g}" if price else ""
+    return f"What was lost is too little: {span(at_stake)} of the metric; {policy.least_gain:g} is asked for{priced}."
 
 
 def _impossible(why: str, ways: Sequence[Way]) -> Decision:

@@ -100,7 +100,9 @@ def _why_not_this(way: Way, decision: Decision, policy: PlanSection, ways: Mappi
     if taken is None:
         return "The release before did better, and that is known."
     if way not in equals([taken, way], policy):
-        return f"It should gain less: {way.expected:.3f} against {taken.expected:.3f}."
+        less = "gain less" if way.expected < taken.expected else "be worth less"
+        paid = f", {way.net:.3f} against {taken.net:.3f} with its cost paid" if way.price or taken.price else ""
+        return f"It should {less}: {way.expected:.3f} against {taken.expected:.3f}{paid}."
     return f"It should gain as much, and cost more {policy.compare_by.replace('_', ' ')}."
 
 
@@ -141,6 +143,6 @@ def _changes(decision: Decision, evidence: Evidence, policy: PlanSection, ways: 
     yield f"Fewer than {policy.fewest_new} new examples."
     others = [way for way in ways if not way.why_not and way.action != decision.action]
     if others:
-        second = max(others, key=lambda way: way.expected)
+        second = max(others, key=lambda way: way.net)
         needed = stake(evidence, policy).expected
         yield f"{second.action}, expected to gain {second.expected:.3f} of {needed:.3f}, gaining more or costing less."

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from fedretrain.planning import RETRAININGS, PlanSection, Retraining
 
-from .cost import cheapness, costs_of_all
+from .cost import cheapness, costs_of_all, price_of
 from .evidence import Evidence
 from .gain import experience_of, gain_of, shares, stake
 from .limits import over_budget
@@ -34,6 +34,7 @@ class Way:
         why_not: Why it cannot be taken; empty where it can.
         dear: Whether it is the budget that does not allow it.
         free_at: From when on the budget does; None where it never does.
+        price: How much of the metric the cost must bring to be worth it.
         known: From how many past retrainings the gain was corrected.
     """
 
@@ -43,6 +44,7 @@ class Way:
     why_not: str = ""
     dear: bool = False
     free_at: datetime | None = None
+    price: float = 0.0
     known: int = 0
 
     @property
@@ -50,23 +52,28 @@ class Way:
         """The expected gain."""
         return self.gain.expected if self.gain else 0.0
 
+    @property
+    def net(self) -> float:
+        """What is left of the expected gain when the cost is paid."""
+        return self.expected - self.price
+
 
 def all_ways(evidence: Evidence, policy: PlanSection, costs: Mapping[str, Cost]) -> tuple[Way, ...]:
     """Every way to retrain, in the order of ``RETRAININGS``."""
     at_stake, parts, priced = stake(evidence, policy), shares(evidence, policy), costs_of_all(costs)
     found = []
     for action in RETRAININGS:
-        cost = priced[action]
+        cost, price = priced[action], price_of(priced[action], policy)
         if action not in parts:
             found.append(Way(action, None, cost, _unfit(action)))
             continue
         experience = experience_of(action, evidence.past)
         gain = gain_of(at_stake, parts[action], experience)
         if action not in policy.actions:
-            found.append(Way(action, gain, cost, "plan.actions does not name it.", known=experience.runs))
+            found.append(Way(action, gain, cost, "plan.actions does not name it.", price=price, known=experience.runs))
             continue
         free_at, why_not = over_budget(cost, evidence, policy) or (None, "")
-        found.append(Way(action, gain, cost, why_not, bool(why_not), free_at, experience.runs))
+        found.append(Way(action, gain, cost, why_not, bool(why_not), free_at, price, experience.runs))
     return tuple(found)
 
 
@@ -75,9 +82,14 @@ def _unfit(action: Retraining) -> str:
 
 
 def equals(ways: Sequence[Way], policy: PlanSection) -> tuple[Way, ...]:
-    """Those whose gain is as good as the best, from cheap to dear; of ways that can be taken, at least one."""
-    best = max(way.expected for way in ways)
-    equal = [way for way in ways if way.expected >= (1.0 - policy.equal_gain) * best]
+    """Those that are as good as the best, from cheap to dear; of ways that can be taken, at least one.
+
+    What counts is the gain without what the cost must bring (``plan.price``), and a difference of ``plan.equal_gain``
+    of the greatest gain is none.
+    """
+    reach = policy.equal_gain * max(way.expected for way in ways)
+    best = max(way.net for way in ways)
+    equal = [way for way in ways if way.net >= best - reach - 1e-12]
     key = cheapness({way.action: way.cost for way in ways}, policy.compare_by)
     return tuple(sorted(equal, key=lambda way: key(way.action)))
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fedretrain.planning import RETRAININGS, PlanSection
-from server.deciding.cost import cheapness, costs_of_all
+from server.deciding.cost import cheapness, costs_of_all, price_of
 from server.deciding.evidence import Signal
 from server.deciding.gain import Experience, experience_of, gain_of, level, lost, power_law, shares, stake
 from server.deciding.plan import Cost, Range
@@ -118,6 +118,12 @@ def test_a_way_that_never_ran_is_scaled_from_one_that_did() -> None:
     assert found["incremental"].site_seconds is None
     assert found["full"].seconds is not None
     assert found["full"].seconds.expected == pytest.approx(100 * 1.5 / 1.3)
+
+
+def test_a_price_is_of_an_hour_a_gigabyte_and_a_kwh() -> None:
+    """0.1 * 2 h + 0.01 * 3 GB + 0.5 * 4 kWh = 2.23; what is unknown is free."""
+    policy = PlanSection.model_validate({"price": {"hour": 0.1, "gigabyte": 0.01, "kwh": 0.5, "site_hour": 9.0}})
+    assert price_of(Cost(same(7200), same(3e9), None, same(4)), policy) == pytest.approx(2.23)
 
 
 def test_cheap_is_what_is_known_else_relative_work() -> None:

@@ -143,6 +143,7 @@ policies = st.builds(
     least_gain=st.sampled_from((0.0, 0.01, 0.1)),
     actions=st.just(PlanSection().actions) | st.just(PlanSection().actions) | allowed,
     hours=st.just(()) | st.just(("22:00-06:00",)),
+    price=st.sampled_from(({}, {"hour": 1.0}, {"gigabyte": 200.0})),
     budget=st.sampled_from(({}, {}, {"retrainings": 2}, {"seconds": 250.0})).map(lambda b: {"period": "30d", **b}),
 ).map(lambda section: PlanSection.model_validate(section.model_dump()))
 prices = st.dictionaries(
@@ -229,6 +230,19 @@ def test_a_dearer_way_with_more_gain_wins() -> None:
     """Cost decides between equals only."""
     costs = {"replay": Cost(same(1e6), runs=1), "incremental": Cost(same(1), runs=1)}
     assert decide(DRIFTED, PlanSection(), costs).action == "replay"
+
+
+def test_a_gain_is_set_against_what_it_costs() -> None:
+    """Replay gains 0.121 in 2 h, incremental 0.091 in 1 h: worth less at 0.04 an hour, and 0.15 lost is no 0.16."""
+    costs = {"replay": Cost(same(2 * 3600), runs=1), "incremental": Cost(same(3600), runs=1)}
+    costs |= {"transfer": Cost(same(3600), runs=1), "full": Cost(same(9 * 3600), runs=1)}
+    chosen = {}
+    for hour in (0.0, 0.04, 0.16):
+        plan = decide(DRIFTED, PlanSection.model_validate({"price": {"hour": hour}, "equal_gain": 0.0}), costs)
+        chosen[hour] = plan.action
+    assert chosen == {0.0: "replay", 0.04: "incremental", 0.16: "watch"}
+    asked = PlanSection.model_validate({"price": {"hour": 0.16}, "metric_below": 0.9})
+    assert decide(DRIFTED, asked, costs).acts  # what a person asked for by a number
 
 
 def test_hysteresis_and_schedule_turn_at_their_thresholds() -> None:
