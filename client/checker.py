@@ -105,6 +105,7 @@ class Checker:
         self._found = None  # a check asks once
         if self._own_policy:
             enough_for_check(self._policy, len(found.data))
+        self._check_some(len(found.data))
         answers = self._answers(order, settings, base, received, found.data)
         rules = Rules(self._guard(), self._may, self._metrics or (lambda *_: {}), self._failed, time.time())
         answer, suspected = answered(found, contract, settings, answers, rules)
@@ -112,11 +113,7 @@ class Checker:
             rows = quality.digests(found.data.take(suspected), contract)
             _suspects(self._folder, self._site).keep(rows)
         examples = sum(answer.examples.values())
-        if not examples:
-            least = self._policy.min_count
-            raise DeclinedRequest(
-                "data-too-few", "examples", f"at least {least} complete ones before or since the release"
-            )
+        self._check_some(examples)
         return Total(answer.to_arrays(settings), examples)
 
     def trainable(self, contract: Contract, raw: Dataset) -> Dataset:
@@ -128,6 +125,11 @@ class Checker:
         """How many examples training left out when the data were last read, by reason; once, then nothing."""
         left, self._left = self._left, {}
         return left
+
+    def _check_some(self, examples: int) -> None:
+        least = self._policy.min_count
+        if examples < least:
+            raise DeclinedRequest("data-too-few", "examples", f"at least {least} complete ones")
 
     def _read(self, contract: Contract, labels: tuple[str, ...]) -> Found:
         if self._found is None or self._found[:2] != (contract.digest, labels):

@@ -135,7 +135,7 @@ class Gatekeeper:
         if kept := self._site.kept():
             self._record("kept", claims, examples=kept)
         if left := self._site.left_out():
-            self._record("left-out", claims, counts=dict(left))
+            self._record("omitted", claims, counts=dict(left))
         self._nonces.answered(claims.nonce, claims.expires)
         return sealed(leaving.content, claims.answered(), self._key)
 

@@ -10,8 +10,9 @@ Format ``fedretrain.record/1``, one canonical JSON object per line::
                                                        64 zeros in the first
 
 Kinds written by ``client.gatekeeper``: ``asked`` (with the coordinator's claims and signature, which prove it later),
-``sent``, ``refused``, ``kept``; by ``client.approvals``: ``approved``, ``withdrawn``; by ``client.releases``:
-``chosen``; here: ``mended``, where the machine stopped in the middle of a line and its beginning was taken away again.
+``sent``, ``refused``, ``kept``, ``omitted`` (from training); by ``client.approvals``: ``approved``, ``withdrawn``; by
+``client.releases``: ``chosen``; here: ``mended``, where the machine stopped in the middle of a line and its beginning
+was taken away again.
 """
 
 import fcntl
@@ -129,7 +130,7 @@ def _kept(entry: dict[str, Any]) -> str:
     )
 
 
-def _left_out(entry: dict[str, Any]) -> str:
+def _omitted(entry: dict[str, Any]) -> str:
     counts = ", ".join(f"{count} for {reason}" for reason, count in entry.get("counts", {}).items())
     return f"examples left out of training, as the policy says: {counts}; noticed at {_subject(entry)}"
 
@@ -149,7 +150,7 @@ _TELL: dict[str, Callable[[dict[str, Any]], str]] = {
         f"{entry.get('by')} chose release {str(entry.get('release'))[:16]} (run {entry.get('run')}) to be used here"
     ),
     "kept": _kept,
-    "left-out": _left_out,
+    "omitted": _omitted,
     "mended": lambda entry: (
         f"the beginning of a line ({entry.get('bytes')} bytes) from when the machine stopped is gone"
     ),

@@ -70,7 +70,7 @@ def answered(
         rules: The site's.
     """
     counted = _Counted(found, contract, settings, answers, rules)
-    return counted.whole(), counted.suspected
+    return counted.whole(), counted.doubted()
 
 
 class _Counted:
@@ -158,6 +158,14 @@ class _Counted:
     def suspected(self) -> Mask | None:
         """Which examples have a suspected label; None where that cannot be said."""
         return quality.suspects(self._found, self._contract, self._answers) if self._answers else None
+
+    def doubted(self) -> Mask | None:
+        """``suspected``; None where it fails."""
+        try:
+            return self.suspected
+        except Exception as error:  # noqa: BLE001 - as with a section
+            self._rules.failed("quality", error)
+            return None
 
     def _tell(self, field: str, subject: str, window: str, counts: Array, unit: int = 1) -> None:
         told = self._guard.told(counts.astype(np.int64), field, subject, window, unit=unit)

@@ -58,7 +58,7 @@ def read(load: Callable[[Contract], Dataset], contract: Contract, labels: Sequen
     """The data that ``load`` reads, which may raise DataMismatch; ``labels`` are looked for beside the contract's.
 
     Raises:
-        DataMismatch: The data have another form.
+        DataMismatch: The data have another form, or there are none.
     """
     wider = widened(contract, labels)
     raw = load(wider)
@@ -86,6 +86,8 @@ def read(load: Callable[[Contract], Dataset], contract: Contract, labels: Sequen
 def _check_form(raw: Dataset, contract: Contract) -> None:
     if contract.preprocessing is not None and raw.preprocessing != contract.preprocessing:
         raise DataMismatch("data-preprocessing", "preprocessing", repr(contract.preprocessing))
+    if not len(raw):
+        raise DataMismatch("data-empty", contract.inputs[0].name, "at least one example")
     for spec in contract.inputs:
         if spec.name not in raw.x:
             raise DataMismatch("data-missing", spec.name, "an array for this input")
@@ -107,8 +109,8 @@ def _values(raw: Dataset, contract: Contract) -> tuple[dict[str, Mask], dict[str
         for index, name in named.items():
             missing[name], impossible[name] = absent[:, index], wrong[:, index]
         if not named:
-            missing[spec.name], impossible[spec.name] = absent.any(axis=1), wrong.any(axis=1)
-        complete &= ~np.asarray(absent.any(axis=1) | wrong.any(axis=1))
+            missing[spec.name], impossible[spec.name] = np.any(absent, axis=1), np.any(wrong, axis=1)
+        complete &= ~np.any(absent | wrong, axis=1)
     order = subjects(contract)
     return {name: missing[name] for name in order}, {name: impossible[name] for name in order}, complete
 
@@ -133,7 +135,7 @@ def _of_width(array: Array, spec: OutputSpec, wide: WiderOutput) -> Array:
     """Columns of all names, [n, names]."""
     if array.shape[-1:] != (len(wide.labels),) or array.size != len(array) * len(wide.labels):
         raise DataMismatch("label-shape", spec.name, f"[n, {len(spec.labels)}], a column for each label")
-    return array.reshape(len(array), -1)
+    return array.reshape(len(array), len(wide.labels))
 
 
 def _plain(array: Array, spec: OutputSpec, wide: WiderOutput) -> Array:

@@ -1,0 +1,1 @@
+"""What a site counts for a check, and what of it leaves."""
