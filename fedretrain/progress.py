@@ -94,6 +94,13 @@ class Progress:
         self._sites = len(event.get("sites", ()))
         self.say("asking the sites whether their data fit" if event["completed"] < event["rounds"] else "resuming")
 
+    def _on_check_started(self, event: Mapping[str, Any]) -> None:
+        self._sites = len(event.get("sites", ()))
+        self.say("asking the sites what they count")
+
+    def _on_check_refused(self, event: Mapping[str, Any]) -> None:
+        self.warn(f"{event['site']} is not in the check: {words.quarantined(event)}")
+
     def _on_site_declined(self, event: Mapping[str, Any]) -> None:
         self._declined.append((str(event["site"]), words.declined(event)))
 

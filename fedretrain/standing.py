@@ -92,6 +92,19 @@ class Standing:
         self.asked, self.answered, self.quarantined, self.declined = (), set(), {}, {}
         self.ending, self._round_bytes, self.abandoned = None, 0, 0
 
+    def _on_check_started(self, event: Mapping[str, Any]) -> None:
+        self.stage, self.asked, self.answered, self.declined = "checking", tuple(event["sites"]), set(), {}
+
+    def _on_check_answer(self, event: Mapping[str, Any]) -> None:
+        self.answered.add(str(event["site"]))
+
+    def _on_check_refused(self, event: Mapping[str, Any]) -> None:
+        self.answered.add(str(event["site"]))
+        self.quarantined[str(event["site"])] = str(event["code"])
+
+    def _on_checked(self, event: Mapping[str, Any]) -> None:
+        self.stage, self.answered = "ended", set(event["sites"])
+
     def _on_site_declined(self, event: Mapping[str, Any]) -> None:
         self.declined[str(event["site"])] = event
 

@@ -121,6 +121,10 @@ def _finished(event: dict[str, Any]) -> str:
 
 _TOLD: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "run-started": lambda e: f"{e['completed']} of {e['rounds']} rounds complete",
+    "check-started": lambda e: f"{len(e['features'])} features, release {(e['release'] or 'none')[:16]}",
+    "check-answer": lambda e: f"{e['site']}: {e['recent']} recent examples, {e['reference']} before",
+    "check-refused": lambda e: f"{e['site']}: {words.quarantined(e)} ({e['detail']})",
+    "checked": lambda e: f"{', '.join(e['sites'])} answered",
     "site-prepared": lambda e: f"{e['site']}: {e['train_examples']} examples",
     "site-declined": lambda e: f"{e['site']}: {words.declined(e)}",
     "site-away": lambda e: f"{e['site']} is not connected any more, or was revoked; rounds go on without it",

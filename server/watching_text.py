@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NONE: Final = "-"
 SHORT: Final = 12
+MOST: Final = 12
+"""Subjects that are told one by one; the JSON object and the report have all."""
 _KINDS: Final = ("covariate", "label", "concept", "quality", "stream")
 
 
@@ -53,12 +55,18 @@ def site_lines(check: "Check") -> Iterator[str]:
 
 
 def finding_lines(findings: "Findings") -> Iterator[str]:
-    """What drifted, in sentences; how many questions had no answer; accuracy with its interval."""
+    """What drifted, a sentence a subject; how many questions had no answer; accuracy with its interval."""
     drifted = [one for one in findings.findings if one.verdict == "drift"]
+    by_subject: dict[tuple[str, str], list[Finding]] = {}
+    for one in drifted:
+        by_subject.setdefault((one.kind, one.subject), []).append(one)
     lacking = Counter(one.kind for one in findings.findings if one.verdict == "too little data")
     asked = f"{len(findings.findings)} questions"
     yield f"drift in {len(drifted)} of {asked}" if drifted else f"no drift in {asked}"
-    yield from (f"  {one.kind}: {one.text}" for one in drifted)
+    told_of = sorted(by_subject, key=lambda key: (_KINDS.index(key[0]), -max(abs(f.effect) for f in by_subject[key])))
+    yield from (f"  {kind}: {_together(by_subject[kind, subject])}" for kind, subject in told_of[:MOST])
+    if len(told_of) > MOST:
+        yield f"  and {len(told_of) - MOST} more: fedretrain server drift --json, or --report FILE.md"
     if lacking:
         counted = ", ".join(f"{kind} {lacking[kind]}" for kind in _KINDS if lacking[kind])
         yield f"  too little data to say: {counted}"
@@ -231,6 +239,13 @@ def _row(one: "Finding") -> list[str]:
     numbers = [f"{value:.4g}" for value in (one.effect, one.statistic, one.threshold)]
     where = one.site or "all"
     return [one.kind, one.subject, where, *numbers, p, str(one.n_reference), str(one.n_recent), one.verdict]
+
+
+def _together(found: "Sequence[Finding]") -> str:
+    """One sentence for a subject: of all sites together if they drifted, else of where it moved furthest."""
+    main = max(found, key=lambda one: (one.site is None, abs(one.effect)))
+    others = sorted(str(one.site) for one in found if one is not main)
+    return main.text + (f" Likewise at {', '.join(others)}." if others else "")
 
 
 def _estimate(one: "Estimate") -> str:

@@ -9,7 +9,7 @@ members, whatever a job says of simulated sites.
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -133,22 +133,25 @@ def _look(place: "Deployed | Simulated", job: "Job", history: "History", auto: b
     from server.watching import look
 
     seen = look(place, job, history)
-    lines, decision = [*text.seen_lines(seen.check, seen.findings, seen.plan)], None
+    tell: Callable[[Iterable[str]], None] = (lambda _: None) if as_json else (lambda lines: say(False, lines, None))
+    tell(text.seen_lines(seen.check, seen.findings, seen.plan))
+    decision = None
     if seen.plan.acts:
         waits = needs_a_person(seen.plan, job.plan or PlanSection(), datetime.now(UTC)) if auto else "for a decision"
         if not waits:
             voice = decisions.Voice("auto", decisions.person(None), "within the limits of plan.auto")
             decision = decisions.carry_out(place, history, seen.plan.id, voice)
-            lines += text.carried_out_lines(decisions.find(history, seen.plan.id), decision, place.out)
+            tell(text.carried_out_lines(decisions.find(history, seen.plan.id), decision, place.out))
         else:
-            lines += text.waiting_lines(seen.plan, waits, place.out)
+            tell(text.waiting_lines(seen.plan, waits, place.out))
     value = {
         "check": seen.check.to_json(),
         "findings": seen.findings.to_json(),
         "plan": seen.plan.to_json(),
         "decision": text.decision_value(decision),
     }
-    say(as_json, lines, value)
+    if as_json:
+        say(True, (), value)
 
 
 def _period(text: str, duration: Callable[[str], timedelta]) -> timedelta:
