@@ -42,14 +42,21 @@ def check_hdf5(path: Path, name: str, max_bytes: int, skip: frozenset[str] = fro
         )
 
 
-def float_shapes(path: Path, groups: frozenset[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all arrays of floats in some groups at the top, by name; of a file that ``check_hdf5`` has passed."""
+def float_shapes(
+    path: Path, groups: frozenset[str] | None = None, skip: frozenset[str] = frozenset()
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of all arrays of floats by name, in some groups at the top or in all but ``skip``.
+
+    The file is one that ``check_hdf5`` has passed.
+    """
     import h5py
 
     shapes: dict[str, tuple[int, ...]] = {}
 
     def note(where: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f" and where.partition("/")[0] in groups:
+        top = where.partition("/")[0]
+        wanted = top not in skip if groups is None else top in groups
+        if wanted and isinstance(item, h5py.Dataset) and item.dtype.kind == "f":
             shapes[where] = tuple(item.shape)
 
     with h5py.File(path, "r") as file:

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +99,7 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except ConfigurationError as error:
-        raise type(error)(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {str(error).removeprefix(f'{path.name}: ')}") from None
 
 
 def _keras_config(path: Path) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _load_hdf5(model: "keras.Model", file: Path, name: str) -> None:
     try:
         model.load_weights(file)
     except Exception as error:  # noqa: BLE001 - weights of another architecture make Keras raise nearly anything
-        raise ConfigurationError(f"{name}: {_first_difference(str(error))}") from None
+        raise ConfigurationError(f"{name}: {_first_difference(str(error), model, file)}") from None
     _check_all_taken(model, file, name)
 
 
@@ -214,8 +214,8 @@ def _check_all_taken(model: "keras.Model", file: Path, name: str) -> None:
         )
 
 
-def _first_difference(text: str) -> str:
-    """What Keras says of weights that do not fit, without the numbers that it quotes."""
+def _first_difference(text: str, model: "keras.Model", file: Path) -> str:
+    """What differs in weights that do not fit, from what Keras says, which quotes numbers, or from all shapes."""
     for pattern in _DIFFERS:
         if found := re.search(pattern, text, re.DOTALL):
             expected, got = ([int(n) for n in re.findall(r"\d+", found[shape])] for shape in ("expected", "got"))
@@ -223,8 +223,26 @@ def _first_difference(text: str) -> str:
                 f"the first variable that differs is '{found['path']}': expected {expected} as in the architecture, "
                 f"got {got}"
             )
+    saved = float_shapes(file, skip=_OPTIMIZER)
+    own = {v.path: tuple(v.shape) for v in model.variables if "float" in v.dtype}
+    for what, some, others in (("file", own, saved), ("architecture", saved, own)):
+        if lacking := _first_without(some, others):
+            return (
+                f"expected {len(own)} variables as in the architecture, got {len(saved)}; the first that the {what} "
+                f"has none like is '{lacking}' {list(some[lacking])}"
+            )
     lines = [line for line in text.splitlines() if line.strip()]
     return f"weights and architecture differ: {' '.join(lines[:2])[:400]}"
+
+
+def _first_without(some: Mapping[str, tuple[int, ...]], others: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The first of some arrays for which the others have no array of its shape left; names differ by Keras' version."""
+    left = collections.Counter(others.values())
+    for name, shape in some.items():
+        if not left[shape]:
+            return name
+        left[shape] -= 1
+    return None
 
 
 def _load_checkpoint(model: "keras.Model", prefix: Path) -> None:

@@ -64,22 +64,29 @@ def read_variables(prefix: Path, wanted: Sequence[tuple[str, VariableSpec]]) -> 
         line = str(error).strip().split("\n")[0]
         raise ConfigurationError(f"{prefix}: expected an undamaged checkpoint of a model: {line}") from None
     if listed and len(listed) != len(wanted):
-        shapes = [list(reader.get_tensor(key).shape) for key in listed]
-        expected = [list(spec.shape) for _, spec in wanted]
-        first = next((i for i, (a, b) in enumerate(zip(expected, shapes, strict=False)) if a != b), None)
-        where = (
-            ""
-            if first is None
-            else f"; the first that differs is number {first}, {expected[first]} and {shapes[first]}"
-        )
+        saved = reader.get_variable_to_shape_map()
         raise ConfigurationError(
-            f"{prefix}: expected {len(wanted)} variables as in the architecture, got {len(listed)}{where}"
+            f"{prefix}: expected {len(wanted)} variables as in the architecture, got {len(listed)}; "
+            f"{_first_difference([list(saved[key]) for key in listed], wanted)}"
         )
     keys = listed or [_by_name(named, path, prefix) for path, _ in wanted]
     if not listed:
         used = set(keys)
         _check_all_taken(reader, models, {name: key for name, key in named.items() if key in used}, prefix)
     return [_checked(reader.get_tensor(key), *one, prefix) for key, one in zip(keys, wanted, strict=True)]
+
+
+def _first_difference(saved: Sequence[list[int]], wanted: Sequence[tuple[str, VariableSpec]]) -> str:
+    """Where two lists of variables that differ in length do so first, in words."""
+    pairs = zip(saved, wanted, strict=False)
+    found = next(((got, path, spec) for got, (path, spec) in pairs if got != list(spec.shape)), None)
+    if found is not None:
+        got, path, spec = found
+        return f"the first that differs is '{path}': expected {list(spec.shape)}, got {got}"
+    if len(saved) < len(wanted):
+        path, spec = wanted[len(saved)]
+        return f"the first that is missing is '{path}' {list(spec.shape)}"
+    return f"the first that is too many is {saved[len(wanted)]}"
 
 
 def _checked(value: Any, path: str, spec: VariableSpec, prefix: Path) -> NDArray[Any]:
