@@ -7,6 +7,7 @@ A temporary file left by a crash starts with a dot and ends with ``.tmp``; ``rem
 
 import errno
 import fcntl
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -75,6 +76,29 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
     """``write_bytes`` of the value's canonical JSON and a line end; raises ValueError on NaN."""
     write_bytes(path, canonical_json(value) + b"\n", mode=mode)
+
+
+def read_json(path: Path, format_: str, advice: str) -> dict[str, Any] | None:
+    """The JSON object of one format that ``write_json`` left in a file of ours; None where there is no file.
+
+    Args:
+        path: The file.
+        format_: What stands under its key "format".
+        advice: What to do about another file there.
+
+    Raises:
+        MachineError: It cannot be read, or is another file.
+    """
+    with disk_errors(path, "read"):
+        try:
+            value = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecursionError):
+            value = None
+    if not isinstance(value, dict) or value.get("format") != format_:
+        raise MachineError(f"{path}: expected a {format_} file, got another; {advice}")
+    return value
 
 
 def make_folder(path: Path, *, mode: int = 0o755) -> None:

@@ -33,6 +33,8 @@ from fedretrain.job import Job
 from fedretrain.runfolder import RunFolder
 from fedretrain.searchspace import SearchSection, Vary, placed
 
+from .trial import is_finished
+
 FORMAT: Final = "fedretrain.search/1"
 
 Record = dict[str, Any]
@@ -47,7 +49,7 @@ def search(job: Job, out: Path, run_trial: Try, say: Callable[[str], None] = lam
         job: With a [search] table, and an optimizer where the space has one of its settings.
         out: Folder of the search.
         run_trial: Makes one trial.
-        say: Is told what is tried.
+        say: Is told what is tried; not of trials that an earlier start has finished.
 
     Raises:
         ConfigurationError: The job has no [search], a place is not in it or takes no such value, the folder holds
@@ -61,9 +63,11 @@ def search(job: Job, out: Path, run_trial: Try, say: Callable[[str], None] = lam
 
     def measure(point: Mapping[str, int | float]) -> float:
         number, values = len(trials) + 1, values_of(section, point)
-        say(f"trial {number} of {section.trials}{_so_far(section, trials)}: {told(values)}")
         part = trial_job(job, values)
-        record = run_trial(part, RunFolder.create(out, f"trial-{number:03d}", part))
+        folder = RunFolder.create(out, f"trial-{number:03d}", part)
+        if not is_finished(folder):
+            say(f"trial {number} of {section.trials}{_so_far(section, trials)}: {told(values)}")
+        record = run_trial(part, folder)
         trials.append({"trial": number, "values": values, **{k: v for k, v in record.items() if k != "format"}})
         atomic.write_json(out / "search.json", _record(job, section, trials))
         if record["reason"]:

@@ -11,7 +11,6 @@ Format ``fedretrain.trial/1`` of ``trial.json`` in the trial's folder::
      "bytes": of arrays both ways, "seconds", "reason": why there is no number, else ""}
 """
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -19,7 +18,7 @@ from typing import Any, Final
 from flwr.serverapp import Grid
 
 from fedretrain import atomic
-from fedretrain.errors import MachineError, RunFailed
+from fedretrain.errors import RunFailed
 from fedretrain.job import Job, NamedConfig
 from fedretrain.runfolder import RunFolder
 
@@ -31,6 +30,7 @@ from .rounds import Rounds
 from .sums import Sum
 
 FORMAT: Final = "fedretrain.trial/1"
+_FILE: Final = "trial.json"
 _BY_OUTPUT: Final = "00001"  # of an evaluation: loss and share of right decisions, by output
 
 Record = dict[str, Any]
@@ -56,10 +56,10 @@ def run_trial(
         ConfigurationError: Job or model are wrong.
         MachineError: The disk, or the way to the sites.
     """
-    path = folder.root / "trial.json"
+    path = folder.root / _FILE
     with folder.lock():
-        if path.exists():
-            return _read(path)
+        if kept := atomic.read_json(path, FORMAT, "delete it to have the trial made again"):
+            return kept
         began = time.monotonic()
         try:
             record = _measured(job, grid, folder, EventLog(folder, watcher), federation)
@@ -68,6 +68,11 @@ def run_trial(
         record = {"format": FORMAT, **record, "seconds": round(time.monotonic() - began, 3)}
         atomic.write_json(path, record)
         return record
+
+
+def is_finished(folder: RunFolder) -> bool:
+    """Whether a trial stands in its folder, so that ``run_trial`` does not make it again."""
+    return (folder.root / _FILE).exists()
 
 
 def _measured(job: Job, grid: Grid, folder: RunFolder, emit: EventLog, federation: Federation | None) -> Record:
@@ -92,14 +97,3 @@ def _numbers(plan: Plan, found: Sum) -> Record:
     decided = [i for i, spec in enumerate(plan.contract.outputs) if spec.kind != "regression"]
     accuracy = float(by_output[decided, 1].mean()) if decided else None
     return {"loss": float(by_output[:, 0].sum()), "accuracy": accuracy}
-
-
-def _read(path: Any) -> Record:
-    try:
-        with atomic.disk_errors(path, "read"):
-            value = json.loads(path.read_bytes())
-    except ValueError:
-        value = None
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise MachineError(f"{path}: expected a {FORMAT} file, got another; delete it to have the trial made again")
-    return value

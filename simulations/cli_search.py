@@ -51,6 +51,8 @@ def _search(path: Path, out: Path, trials: int | None, workers: int | None, prog
     """The search's record (``server.search``)."""
     import importlib
     import os
+    import sys
+    from importlib.util import find_spec
 
     from fedretrain.job import load_job
     from fedretrain.simsites import simulated_sites
@@ -61,9 +63,11 @@ def _search(path: Path, out: Path, trials: int | None, workers: int | None, prog
     job = load_job(path)
     sites = simulated_sites(job)
     check_quorum(job, len(sites))
+    if sys.modules.get("keras_tuner") is None and find_spec("keras_tuner") is None:  # said before anything is written
+        raise ModuleNotFoundError("No module named 'keras_tuner'", name="keras_tuner")
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     with diverted_stderr(out / "logs" / "server.log"):
-        importlib.import_module("keras_tuner")  # said now, not after the workers have started
+        importlib.import_module("keras_tuner")  # slow; what is wrong with it is said before the workers start
         return _on_workers(_with_trials(job, trials), out, workers, progress)
 
 

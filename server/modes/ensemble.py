@@ -20,9 +20,8 @@ Invariants: only the member in training travels; what is frozen has the same val
 it once; the exported model is one Keras model with the contract of a single member's inputs and outputs.
 """
 
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -31,7 +30,7 @@ from fedretrain.architecture import build
 from fedretrain.contract import Contract
 from fedretrain.derive import contract_of
 from fedretrain.digest import weights_digest
-from fedretrain.errors import ConfigurationError, MachineError, RunFailed
+from fedretrain.errors import ConfigurationError, RunFailed
 from fedretrain.job import EnsembleSection, Job, NamedConfig
 from fedretrain.modelfile import BaseModel
 from fedretrain.variables import freeze, variable_specs
@@ -131,7 +130,7 @@ def _losses(plan: "Plan", models: Sequence[BaseModel], trained: BaseModel, round
     """The mean loss of each at the sites, over all outputs; what an earlier start found stands."""
     path = rounds.folder.root / "members.json"
     of = weights_digest(trained.weights)
-    kept = _read(path)
+    kept = atomic.read_json(path, FORMAT, "delete it and resume") or {}
     if kept.get("trained") == of:
         losses: list[float] = kept["losses"]
         return losses
@@ -139,19 +138,6 @@ def _losses(plan: "Plan", models: Sequence[BaseModel], trained: BaseModel, round
     found = [float(answer.arrays[_BY_OUTPUT][:, 0].sum()) for answer in answers]
     atomic.write_json(path, {"format": FORMAT, "trained": of, "losses": found})
     return found
-
-
-def _read(path: Any) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        with atomic.disk_errors(path, "read"):
-            value = json.loads(path.read_bytes())
-    except ValueError:
-        value = None
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise MachineError(f"{path}: expected a {FORMAT} file, got another; delete it and resume")
-    return value
 
 
 def _changing(plan: "Plan", model: BaseModel) -> Arrays:

@@ -83,3 +83,19 @@ def test_sigkill_before_the_replace_keeps_the_old_file(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
     atomic.remove_leftovers(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_kept_file_is_of_its_format_or_named(tmp_path: Path) -> None:
+    """None where there is none; anything else than the format, and a folder, is one line with what to do."""
+    path = tmp_path / "kept.json"
+    assert atomic.read_json(path, "kept/1", "delete it") is None
+    atomic.write_json(path, {"format": "kept/1", "value": 7})
+    assert atomic.read_json(path, "kept/1", "delete it") == {"format": "kept/1", "value": 7}
+    for content in (b"", b"[1]", b"\xff", b"[" * 100_000, b'{"format": "kept/2"}'):
+        path.write_bytes(content)
+        with pytest.raises(MachineError, match=r"kept\.json: expected a kept/1 file, got another; delete it"):
+            atomic.read_json(path, "kept/1", "delete it")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(MachineError, match=r"kept\.json: cannot read: "):
+        atomic.read_json(path, "kept/1", "delete it")

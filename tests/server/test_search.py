@@ -169,7 +169,7 @@ def test_the_same_points_are_tried_again_and_the_best_is_named(job: Job, tmp_pat
 def test_without_keras_tuner_the_command_says_what_to_install(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is tried in another way."""
+    """Nothing is tried in another way, and nothing left behind."""
     monkeypatch.setitem(sys.modules, "keras_tuner", None)
     sites = job.model.path.parent / "sites"
     sites.mkdir(exist_ok=True)
@@ -179,6 +179,7 @@ def test_without_keras_tuner_the_command_says_what_to_install(
     path.write_text(job.model.path.with_name("job.toml").read_text() + '[simulation]\nsites = "sites/*.npz"\n')
     assert cli.run(["server", "search", str(path), "--out", str(tmp_path / "s")]) == 2
     assert "keras_tuner is not installed; install fedretrain[search]" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
 
 
 def test_values_are_told_as_they_stand_in_a_job() -> None:

@@ -55,4 +55,6 @@ def test_two_trials_at_simulated_sites(
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == ["logs", "runs", "search.json", "store"]
     monkeypatch.setattr("server.trial._measured", lambda *_: pytest.fail("made again"))
     assert cli.run(command[:-1]) == 0
-    assert "best by loss" in capfd.readouterr().out
+    said = capfd.readouterr()
+    assert "best by loss" in said.out
+    assert "trial 1" not in said.err  # nor any other that is there already
