@@ -47,6 +47,8 @@ class Transfer(Mode):
         position = 0 if section.output is None else [spec.name for spec in before].index(section.output)
         old, new = before[position], after[position]
         _check_loss(resolved, base, new, job.model.allow_modules)
+        if sum(bool(spec.labels) for spec in after) == 1:  # of several a job cannot name the labels
+            _check_named(job, old, new)
         names = released_labels(in_use(), old)
         if names is not None and sum(bool(spec.labels) for spec in before) == 1:
             old = old.model_copy(update={"labels": names})
@@ -56,6 +58,15 @@ class Transfer(Mode):
     def about(self, plan: "Plan") -> dict[str, Any]:
         """See ``Mode``."""
         return {"name": "transfer"} | ({} if plan.space is None else {"labels": plan.space.as_dict()})
+
+
+def _check_named(job: Job, old: OutputSpec, new: OutputSpec) -> None:
+    """Raises ConfigurationError where nobody says what further labels are called; names would be made up."""
+    if job.contract.labels is None and len(new.labels) > len(old.labels) > 0:
+        raise ConfigurationError(
+            f"contract.labels: expected the names of all {len(new.labels)} labels of transfer.head, of which the model "
+            f"in use knows {len(old.labels)}, got none; name them in the head's order"
+        )
 
 
 def _check_loss(train: TrainSection, base: BaseModel, new: OutputSpec, allow_modules: Sequence[str]) -> None:

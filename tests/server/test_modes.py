@@ -43,6 +43,7 @@ def job(folder: Path, mode: str, tables: str = "", new: str = "new.npz", **repla
 
 
 EXTEND = '[extend]\nold = ["left", "right"]\nlabels = ["left", "right", "up"]\n'
+NAMED = '[contract]\nlabels = ["0", "1", "up"]\n'
 HEAD = '[transfer]\nhead = [{ name = "Dense", units = 5 }, { name = "Dense", units = 3, activation = "softmax" }]\n'
 
 
@@ -135,16 +136,16 @@ def test_names_of_labels_are_carried_on(folder: Path, tmp_path: Path) -> None:
 
 def test_transfer_puts_a_new_head_on_layers_that_stay(folder: Path) -> None:
     """The last new layer has the old one's name; what is below keeps its bits; the seed decides the rest."""
-    plan = make_plan(job(folder, "transfer", HEAD, "three.npz"), "r")
+    plan = make_plan(job(folder, "transfer", NAMED + HEAD, "three.npz"), "r")
     layers = [layer["config"]["name"] for layer in json.loads(plan.base.architecture)["config"]["layers"]]
     assert layers == ["x", "frozen", "head_1", "head"]
     assert plan.base.weights[0].tobytes() == plan.incumbent.weights[0].tobytes()
     assert [w.shape for w in plan.base.weights] == [(4, 4), (4, 5), (5,), (5, 3), (3,)]
     assert [spec.rule for spec in plan.contract.variables] == ["keep", "train", "train", "train", "train"]
-    again = make_plan(job(folder, "transfer", HEAD, "three.npz"), "r")
+    again = make_plan(job(folder, "transfer", NAMED + HEAD, "three.npz"), "r")
     assert weights_digest(again.base.weights) == weights_digest(plan.base.weights)
     assert plan.space is not None
-    assert plan.space.added == ("2",)
+    assert plan.space.added == ("up",)
 
 
 def test_a_function_may_make_the_head(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,13 +177,14 @@ SPARSE = "sparse_categorical_crossentropy"
 def test_a_head_and_its_loss_agree_on_logits(folder: Path, head: str, loss: str, line: str | None) -> None:
     """Otherwise nothing good could come of the run; numbers have no such rule."""
     replaced = {"[participation]": f"{loss}[participation]"}
+    named = "" if "mse" in loss else NAMED  # numbers have no labels either
     if line is None:
-        plan = make_plan(job(folder, "transfer", head, "three.npz", **replaced), "r")
+        plan = make_plan(job(folder, "transfer", named + head, "three.npz", **replaced), "r")
         assert plan.space is not None
         assert (plan.space.old_logits, plan.space.new_logits) == (False, True)
         return
     with pytest.raises(ConfigurationError, match=r"^transfer\.head: expected .*, got .*") as caught:
-        make_plan(job(folder, "transfer", head, "three.npz", **replaced), "r")
+        make_plan(job(folder, "transfer", named + head, "three.npz", **replaced), "r")
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -199,6 +201,7 @@ def test_a_head_and_its_loss_agree_on_logits(folder: Path, head: str, loss: str,
         ("extend", '[extend]\nold = ["a"]\nlabels = ["a", "b"]\n', "extend.old: expected 2 names"),
         ("transfer", HEAD.replace('"Dense"', '"Lambda"', 1), "head.0.name: Keras has no layer 'Lambda' that may be"),
         ("transfer", HEAD.replace("[transfer]", '[transfer]\nafter = "frozn"'), "layer of the model, got 'frozn'; did"),
+        ("transfer", HEAD, "contract.labels: expected the names of all 3 labels of transfer.head, of which"),
         ("transfer", HEAD.replace("units = 3", "units = 1"), "head: expected a head that answers as output 'head' of"),
         ("ensembl", "", "train.mode: expected 'continue', 'full'"),
     ],
@@ -250,7 +253,7 @@ COMPILED = {
 }
 
 
-@pytest.mark.parametrize(("mode", "tables"), [("full", ""), ("extend", EXTEND), ("transfer", HEAD)])
+@pytest.mark.parametrize(("mode", "tables"), [("full", ""), ("extend", EXTEND), ("transfer", NAMED + HEAD)])
 def test_every_mode_starts_from_weights_without_an_architecture(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, tables: str
 ) -> None:
