@@ -14,6 +14,7 @@ from .contract import Contract, InputSpec, VariableSpec
 from .dataset import as_arrays, check_dataset, load_npz
 from .digest import weights_digest
 from .errors import ConfigurationError, DataMismatch
+from .foreign import with_label
 from .job import HoldoutSection, Job, TrainSection
 from .modelfile import BaseModel
 from .signature import input_specs, output_specs
@@ -113,7 +114,8 @@ def _holdout(holdout: HoldoutSection, contract: Contract) -> dict[str, NDArray[A
     try:
         data = load_npz(holdout.path, contract)
         check_dataset(data, contract)
-    except DataMismatch as error:
+    except DataMismatch as mismatch:
+        error = with_label(mismatch, holdout.path, contract)  # the operator's own data, which may be named
         where = f"holdout '{holdout.name}' {error.where}".strip()
         raise DataMismatch(error.code, where, error.expected) from None
     return as_arrays(data, contract).x

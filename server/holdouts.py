@@ -22,6 +22,7 @@ from fedretrain.contract import Contract
 from fedretrain.dataset import Dataset, as_arrays, check_dataset, load_npz
 from fedretrain.digest import json_digest, weights_digest
 from fedretrain.errors import ConfigurationError, DataMismatch, MachineError
+from fedretrain.foreign import with_label
 from fedretrain.job import HoldoutSection, Job, TrainSection
 
 from .measure import choose_measure
@@ -53,7 +54,8 @@ def load_holdout(section: HoldoutSection, contract: Contract, train: TrainSectio
     try:
         data = load_npz(section.path, contract)
         check_dataset(data, contract)
-    except DataMismatch as error:
+    except DataMismatch as mismatch:
+        error = with_label(mismatch, section.path, contract)  # the operator's own data, which may be named
         raise ConfigurationError(f"holdout '{section.name}': {section.path}: {error}") from None
     return as_arrays(data, contract)
 

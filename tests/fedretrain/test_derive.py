@@ -99,7 +99,7 @@ def test_a_constant_input_gets_a_range_all_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
-        ({"y": np.array([0, 1, 3, 0])}, "label-unknown at holdout 'bad' head: expected whole numbers from 0 to 2"),
+        ({"y": np.array([0, 1, 3, 0])}, "unknown at holdout 'bad' head: expected whole numbers from 0 to 2, got 3"),
         ({"x": np.zeros((4, 6, 5, 1))}, "data-shape at holdout 'bad' image"),
         ({"x": np.full((4, 6, 6, 1), np.nan)}, "data-not-finite at holdout 'bad' image column 0,0,0"),
         ({"y": np.array([None] * 4)}, "data-unreadable at holdout 'bad' bad.npz"),

@@ -54,13 +54,14 @@ def test_holdouts_come_in_the_dtypes_keras_takes(make_job: Callable[..., Job]) -
 
 
 def test_labels_the_model_does_not_know_are_refused(make_job: Callable[..., Job]) -> None:
-    """The line names the holdout, its file, the output and the valid labels, and no label that was found."""
+    """The line names the holdout, its file, the output, the valid labels and the one that was found."""
     text = refusal(make_job(x=np.zeros((4, 2)), y=np.array([0, 1, 2, 77])))
     assert text.startswith("holdout 'old': ")
     assert "old.npz" in text
     assert "label-unknown at digit" in text
-    assert "from 0 to 2" in text
-    assert "77" not in text
+    assert text.endswith("whole numbers from 0 to 2, got 77")
+    named = make_job(x=np.zeros((4, 2)), y=np.arange(4), labels=np.array(["zero", "one", "two", "three"]))
+    assert refusal(named).endswith("labels among ['zero', 'one', 'two'], got 'three'")
 
 
 @pytest.mark.parametrize(
