@@ -14,7 +14,6 @@ that is of the mode "transfer" itself has the head of its own [transfer] instead
 
 import glob
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
-from fedretrain import atomic
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import Job
 from fedretrain.jobtables import STAGED
 from fedretrain.planning import UNITS, PlanSection
 
+from .head import base_layers, units
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 _TABLES: Final = ("transfer", "extend", "ensemble", "online", "search", "watch", "plan")
 """Of a job, tables that are of its own way to retrain, or of no run."""
-_ACTIVATIONS: Final = frozenset({"Activation", "Softmax"})
 
 Tables = dict[str, Any]
 
@@ -160,19 +158,25 @@ def _name(objective: Any) -> Any:
 
 def _set_extend(tables: Tables, plan: Plan, job: Job, model: InUse) -> None:
     """Labels of the model in use, and those that the plan adds."""
-    labelled = list(model.labels.values()) or ([job.contract.labels] if job.contract.labels else [])
-    if len(labelled) != 1:
-        raise ConfigurationError(
-            f"plan {plan.id[:16]}: extend: expected a model with one output whose labels have names, got "
-            f"{len(labelled)}; name them in contract.labels"
-        )
-    old = tuple(labelled[0])
+    old = _labels(plan, job, model)
     added = [str(name) for name in _listed(plan.settings.get("labels")) if name not in old]
     tables["contract"]["labels"] = None
     tables["extend"] = {"labels": [*old, *added], "old": list(old)}
-    own = job.extend
-    if own is not None:
-        tables["extend"]["allow_loss"] = own.allow_loss
+    if job.extend is not None:
+        tables["extend"]["allow_loss"] = job.extend.allow_loss
+
+
+def _labels(plan: Plan, job: Job, model: InUse) -> tuple[str, ...]:
+    """Of the model in use: by its release, else by the job, else by the positions of its head's units."""
+    named = list(model.labels.values()) or ([job.contract.labels] if job.contract.labels else [])
+    if len(named) > 1:
+        names = ", ".join(model.labels)
+        raise ConfigurationError(
+            f"plan {plan.id[:16]}: extend: expected a model with one output that has labels, got {names}"
+        )
+    if named:
+        return tuple(named[0])
+    return tuple(str(position) for position in range(units(model.path)))
 
 
 def _listed(value: Any) -> list[Any]:
@@ -185,47 +189,8 @@ def _set_transfer(tables: Tables, job: Job, model: InUse) -> None:
         tables["transfer"] = job.transfer.model_dump(mode="json")
         return
     tables["train"]["mode"] = "continue"
-    frozen = (glob.escape(name) for name in base_layers(architecture_of(model)))
+    frozen = (glob.escape(name) for name in base_layers(model.path))
     tables["model"]["freeze"] = [*tables["model"]["freeze"], *frozen]
-
-
-def architecture_of(model: InUse) -> Tables:
-    """The architecture of a model's file, as Keras configures it; nothing of it is built.
-
-    Raises:
-        ConfigurationError: It is no .keras file.
-    """
-    with atomic.disk_errors(model.path, "read"):
-        try:
-            with zipfile.ZipFile(model.path) as file:
-                value = json.loads(file.read("config.json"))
-        except (zipfile.BadZipFile, KeyError, ValueError, IsADirectoryError):
-            value = None
-    if not isinstance(value, dict):
-        raise ConfigurationError(
-            f"{model.path}: expected a .keras file to see the model's head in, got another; leave 'transfer' out of "
-            "plan.actions, or give the job a [transfer] head"
-        )
-    return value
-
-
-def base_layers(architecture: Tables) -> list[str]:
-    """Names of the layers before a model's head: its last Dense layer, and activation layers behind it.
-
-    Raises:
-        ConfigurationError: The model does not end so, or there is nothing before its head.
-    """
-    layers = [layer for layer in architecture.get("config", {}).get("layers", []) if isinstance(layer, dict)]
-    while layers and layers[-1].get("class_name") in _ACTIVATIONS:
-        layers.pop()
-    before = [layer["config"]["name"] for layer in layers[:-1] if layer.get("class_name") != "InputLayer"]
-    if not before or layers[-1].get("class_name") != "Dense":
-        found = layers[-1].get("class_name") if layers else "nothing"
-        raise ConfigurationError(
-            f"transfer: expected a model that ends in a Dense layer with others before it, got {found}; leave "
-            "'transfer' out of plan.actions"
-        )
-    return before
 
 
 def roll_back(plan: Plan, out: Path, job: Job) -> "Release":

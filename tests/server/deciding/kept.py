@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,13 @@ def job(path: Path, **tables: Any) -> Job:
     train = {"rounds": 4, **tables.pop("train", {})}
     value = {"model": {"path": str(path)}, "holdout": [{"name": "old", "path": "old.npz"}], "train": train, **tables}
     return Job.model_validate_json(json.dumps(value))
+
+
+def write_model(path: Path, *layers: tuple[str, str]) -> None:
+    """What a .keras file says of a model of these layers, kinds and names; each has 10 units."""
+    made = [{"class_name": kind, "config": {"name": name, "units": 10}} for kind, name in layers]
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("config.json", json.dumps({"class_name": "Functional", "config": {"layers": made}}))
 
 
 def result(  # noqa: PLR0917 - what a result is made of

@@ -1,7 +1,6 @@
 """From a plan to a job, or a step back; and what may run without a person."""
 
 import json
-import zipfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,40 +9,22 @@ import pytest
 
 from fedretrain.errors import ConfigurationError
 from fedretrain.planning import PlanSection
-from server.deciding.carry_out import InUse, base_layers, in_use, job_of, needs_a_person, of_model, roll_back
+from server.deciding.carry_out import InUse, in_use, job_of, needs_a_person, of_model, roll_back
 from server.deciding.evidence import Evidence
 from server.deciding.plan import Cost, Range
 from tests.drafts import draft
 from tests.signing import open_registry
 
-from .kept import DAY, NOW, job, plan
+from .kept import DAY, NOW, job, plan, write_model
 
 pytestmark = pytest.mark.usefixtures("unflushed")
 SINCE = "2026-02-01T00:00:00Z"
 
 
-def layer(kind: str, name: str, **config: Any) -> dict[str, Any]:
-    return {"class_name": kind, "config": {"name": name, **config}}
-
-
-ARCHITECTURE = {
-    "class_name": "Functional",
-    "config": {
-        "layers": [
-            layer("InputLayer", "x"),
-            layer("Conv2D", "conv[1]"),
-            layer("Flatten", "flat"),
-            layer("Dense", "y", units=10, activation="softmax"),
-        ]
-    },
-}
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> InUse:
     path = tmp_path / "in-use.keras"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("config.json", json.dumps(ARCHITECTURE))
+    write_model(path, ("InputLayer", "x"), ("Conv2D", "conv[1]"), ("Flatten", "flat"), ("Dense", "y"))
     return InUse("r" * 64, path, {"y": ("0", "1")})
 
 
@@ -107,12 +88,16 @@ def test_labels_are_added_behind_those_of_the_model_in_use(tmp_path: Path, model
     assert (found.extend.labels, found.extend.old, found.contract.labels) == (("0", "1", "8"), ("0", "1"), None)
 
 
-def test_labels_of_a_model_without_names_cannot_be_extended(tmp_path: Path, model: InUse) -> None:
-    """It says where to name them."""
+def test_labels_without_names_are_called_by_their_positions(tmp_path: Path, model: InUse) -> None:
+    """As many as the head has units; of several outputs with labels it is not clear which one is meant."""
     unnamed = InUse(model.release, model.path, {})
+    several = InUse(model.release, model.path, {"y": ("a",), "z": ("b",)})
 
-    with pytest.raises(ConfigurationError, match=r"expected a model with one output .* contract.labels"):
-        made({"mode": "extend", "labels": ["8"]}, "extend", unnamed, job(tmp_path / "m.keras"))
+    found = made({"mode": "extend", "labels": ["new"]}, "extend", unnamed, job(tmp_path / "m.keras"))
+
+    assert found.extend.labels == (*map(str, range(10)), "new")
+    with pytest.raises(ConfigurationError, match=r"expected a model with one output that has labels, got y, z"):
+        made({"mode": "extend", "labels": ["8"]}, "extend", several, job(tmp_path / "m.keras"))
 
 
 def test_on_a_frozen_base_the_head_alone_is_trained(tmp_path: Path, model: InUse) -> None:
@@ -132,16 +117,6 @@ def test_a_job_of_that_mode_has_its_own_head(tmp_path: Path, model: InUse) -> No
     found = made({"mode": "transfer"}, "transfer", model, watched)
 
     assert (found.train.mode, found.model.freeze, found.transfer) == ("transfer", (), watched.transfer)
-
-
-def test_an_activation_layer_belongs_to_the_head() -> None:
-    """A model that ends otherwise has no head to train alone, nor has one that is nothing else."""
-    layers = [layer("Dense", "a"), layer("Dense", "b"), layer("Activation", "c")]
-
-    assert base_layers({"config": {"layers": layers}}) == ["a"]
-    for kinds, found in ((("Dense", "GRU"), "GRU"), (("InputLayer", "Dense"), "Dense"), ((), "nothing")):
-        with pytest.raises(ConfigurationError, match=f"ends in a Dense layer with others before it, got {found}"):
-            base_layers({"config": {"layers": [layer(kind, kind) for kind in kinds]}})
 
 
 def test_a_plan_of_another_release_is_refused(tmp_path: Path, model: InUse) -> None:
