@@ -20,8 +20,9 @@ https://doi.org/10.5281/zenodo.11171501.
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from typing import Any, Final
 
 PACKAGE: Final = "codecarbon"
@@ -82,11 +83,11 @@ def _started() -> Meter:
             log_level="critical",
         )
         tracker.start()
-        return Meter(tracker, str(codecarbon.__version__))
+        return Meter(tracker, version(PACKAGE))
     return Meter()
 
 
-def kwh_of(result: Record) -> float | None:
+def kwh_of(result: Mapping[str, Any]) -> float | None:
     """What a run's result (``server.run``) says it took, in kWh; None where it was not measured."""
     energy = result.get("energy") or {}
     kwh = energy.get("kwh")

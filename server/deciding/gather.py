@@ -16,7 +16,7 @@ Use::
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fedretrain.job import Job
 
@@ -52,7 +52,7 @@ def evidence_of(history: "History", job: Job, runs: Runs, now: datetime) -> Evid
     """
     pairs = list(zip(history.checks(), history.findings(), strict=True))
     mine = [pair for pair in pairs if runs.is_of(pair[0])]
-    known = {
+    known: dict[str, Any] = {
         "at": now,
         "release": runs.release,
         "released_at": runs.released_at,
@@ -122,7 +122,7 @@ def _examples(check: "Check", window: Literal["reference", "recent"]) -> int | N
     if not check.sites:
         return None
     told = [site for site in check.sites.values() if NO_LABELS not in site.withheld.values()]
-    return sum(getattr(site, window).examples for site in told)
+    return sum((site.recent if window == "recent" else site.reference).examples for site in told)
 
 
 def _new_labels(check: "Check", watched: Sequence[str]) -> tuple[tuple[str, int], ...]:
@@ -130,11 +130,10 @@ def _new_labels(check: "Check", watched: Sequence[str]) -> tuple[tuple[str, int]
     found: dict[str, int] = {}
     for output, names in check.labels.items():
         for position, name in enumerate(names[:-1]):
-            counts = [
-                _count(site, output, position) for site in check.sites.values() if _is_new(site, output, position)
-            ]
-            if name in watched and sum(counts):
-                found[name] = found.get(name, 0) + sum(counts)
+            beyond = [site for site in check.sites.values() if _is_new(site, output, position)]
+            count = sum(_count(site, output, position) for site in beyond)
+            if name in watched and count:
+                found[name] = found.get(name, 0) + count
     return tuple((name, found[name]) for name in watched if name in found)
 
 

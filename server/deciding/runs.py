@@ -156,7 +156,7 @@ def _trained_on(result: Mapping[str, Any], mode: str) -> int | None:
     """Examples of a run's first round, where the mode trains on new ones alone."""
     if mode != "incremental" or not result["rounds"]:
         return None
-    return sum(reply["examples"] for reply in result["rounds"][0]["admitted"])
+    return sum(int(reply["examples"]) for reply in result["rounds"][0]["admitted"])
 
 
 def _failed(folder: RunFolder, planned: "PlanRecord | None", clock: Clock) -> Past | None:

@@ -70,8 +70,9 @@ class Amount:
     @classmethod
     def of(cls, expected: Range | None, actual: float | None) -> "Amount":
         """The two beside each other."""
-        known = expected is not None and actual is not None
-        return cls(expected, actual, expected.low <= actual <= expected.high if known else None)
+        if expected is None or actual is None:
+            return cls(expected, actual, None)
+        return cls(expected, actual, expected.low <= actual <= expected.high)
 
 
 @dataclass(frozen=True)
