@@ -44,6 +44,7 @@ from fedretrain.jobtables import NamedConfig
 STATISTIC = "check-stream"
 """The name by which a site's policy allows events to leave, or does not."""
 DAY = 86_400
+_ROUNDING = 1e-5  # by which a greatest probability may be above 1
 Array = NDArray[Any]
 
 
@@ -83,8 +84,9 @@ def events(values: Array, times: Array, detector: NamedConfig = DEFAULT) -> list
     order = np.lexsort((np.random.default_rng(0).random(len(values)), times))
     order = order[np.isfinite(values[order]) & np.isfinite(times[order])]
     values, times = values[order], times[order]
-    if len(values) and not (values.min() >= 0 and values.max() <= 1):
+    if len(values) and not (values.min() >= -_ROUNDING and values.max() <= 1 + _ROUNDING):
         raise ValueError(f"expected values from 0 to 1, got {values.min()} to {values.max()}")
+    values = values.clip(0, 1)
     if detector.name == PAGE_HINKLEY:
         found = alarms(values, page_hinkley(detector))
     else:

@@ -4,6 +4,8 @@ from itertools import pairwise
 
 from pydantic import Field, field_validator
 
+from .detectors import check_detector
+from .errors import ConfigurationError
 from .jobtables import Name, NamedConfig
 from .tomlfile import Section
 
@@ -53,6 +55,16 @@ class WatchSection(Section):
         for name, edges in value.items():
             if not edges or any(left >= right for left, right in pairwise(edges)):
                 raise ValueError(f"{name}: expected at least one number, in strictly ascending order, got {edges}")
+        return value
+
+    @field_validator("detector")
+    @classmethod
+    def _known_detector(cls, value: NamedConfig | None) -> NamedConfig | None:
+        try:
+            if value is not None:
+                check_detector(value)
+        except ConfigurationError as error:
+            raise ValueError(str(error).removeprefix("watch.detector").lstrip(":. ")) from None
         return value
 
     @field_validator("labels", "metrics")

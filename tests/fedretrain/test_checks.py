@@ -141,6 +141,10 @@ def test_what_cannot_be_watched_is_refused_in_a_line(tmp_path: Path) -> None:
     assert f"watch.statistics: expected some of {', '.join(SECTIONS)}, got 'colour'" in refused(
         tmp_path, statistics=["colour"]
     )
+    assert "watch.detector: there is no 'adwn'; did you mean 'adwin'?" in refused(tmp_path, detector={"name": "adwn"})
+    assert "watch.detector: delta: expected less than 1 (rise of the mean that is let pass" in refused(
+        tmp_path, detector={"name": "page-hinkley", "delta": 2}
+    )
     assert "watch.labels: expected different names, none of them 'unknown'" in refused(tmp_path, labels=["unknown"])
     assert "did you mean 'projections'?" in refused(tmp_path, projection=3)
 
