@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from .question import Question, at
-from .tests import Rise, rise
+from .tests import Rise, rises
 from .windows import Windows
 
 Floats = NDArray[Any]
@@ -117,8 +117,8 @@ def ask_concept(  # noqa: PLR0913, PLR0917 - what the answer depends on
         None where nothing could be asked: no labels, or not given.
     """
     asked = {explain: _joined(sites, output, sections, explain) for sections, explain in EXPLANATIONS}
-    pairs = {explain: (rise(s.alike, s.of, s.noise), rise(s.apart, s.of, s.noise)) for explain, s in asked.items() if s}
-    risen = {explain: (near, far) for explain, (near, far) in pairs.items() if near and far}
+    pairs = {explain: rises(s.alike, s.apart, s.of, s.noise) for explain, s in asked.items() if s}
+    risen = {explain: pair for explain, pair in pairs.items() if pair}
     if not risen:
         return None
     of = next(s.of for explain, s in asked.items() if s and explain in risen)

@@ -63,6 +63,8 @@ def noise_variance(epsilon: float | None) -> float:
 def most_alike(counts: Pair) -> tuple[Floats, Floats]:
     """Reference and recent counts, float64 [B] each, with suppressed ones as near to proportion as they can be."""
     reference, recent = counts.reference.mean(axis=0), counts.recent.mean(axis=0)
+    if not counts.suppressed:
+        return reference, recent
     for _ in range(3):  # the totals follow the reading, which follows the totals
         ratio = _ratio(reference, recent)
         recent = np.clip(reference * ratio, *counts.recent)

@@ -121,7 +121,8 @@ class _Reading:
 
 
 def _readings(sites: Sequence[Pair], *, apart: bool) -> _Reading:
-    found = [(*(least_alike(s) if apart else most_alike(s)), np.full(s.recent.shape[1], s.noise)) for s in sites]
+    read = least_alike if apart else most_alike
+    found = [(*read(s), np.full(s.recent.shape[1], s.noise)) for s in sites]
     used = [each for each in found if each[0].sum() >= 1 and each[1].sum() >= 1]
     if not used:
         return _Reading(*(np.zeros((0, 0)) for _ in range(3)))
@@ -131,17 +132,17 @@ def _readings(sites: Sequence[Pair], *, apart: bool) -> _Reading:
 def _groups(counts: _Reading, *, ordered: bool) -> list[list[int]]:
     """Cells to be joined, by position."""
     n, m = counts.reference.sum(axis=1, keepdims=True), counts.recent.sum(axis=1, keepdims=True)
-    total = n + m
-    expected = ((counts.reference + counts.recent) * np.minimum(n, m) / total).sum(axis=0)
-    chance = ((counts.reference + counts.recent) * n * m / total**2).sum(axis=0)
-    noise = (counts.noise * (n**2 + m**2) / total**2).sum(axis=0)
-    cells = list(range(len(expected)))
-    order = cells if ordered else sorted(cells, key=lambda i: (expected[i], i))
+    both, total = counts.reference + counts.recent, n + m
+    expected: list[float] = (both * np.minimum(n, m) / total).sum(axis=0).tolist()
+    chance: list[float] = (both * n * m / total**2).sum(axis=0).tolist()
+    noise: list[float] = (counts.noise * (n**2 + m**2) / total**2).sum(axis=0).tolist()
+    order = sorted(range(len(expected)), key=lambda i: i if ordered else (expected[i], i))
     groups: list[list[int]] = []
     held: list[int] = []
     for cell in order:
         held.append(cell)
-        if expected[held].sum() >= FEWEST and noise[held].sum() <= chance[held].sum():
+        enough = sum(expected[i] for i in held) >= FEWEST
+        if enough and sum(noise[i] for i in held) <= sum(chance[i] for i in held):
             groups.append(held)
             held = []
     if held and groups:

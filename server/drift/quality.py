@@ -17,7 +17,7 @@ from scipy.special import ndtri
 from scipy.stats import hypergeom
 
 from .question import Question, at
-from .tests import rise
+from .tests import rises
 from .windows import ENOUGH, Windows
 
 FLOOR = 0.02
@@ -97,12 +97,11 @@ def _groups(counted: Sequence[Counted]) -> Iterator[tuple[str | None, Sequence[C
 def _risen(subject: str, name: str, site: str | None, counted: Sequence[Counted], level: float) -> Question | None:
     of = np.array([c.of for c in counted], np.float64).T
     noise = np.array([c.windows.noise for c in counted])
-    near, far = (
-        rise(np.minimum(np.array([c.reading(apart=apart) for c in counted]).T, of), of, noise)
-        for apart in (False, True)
-    )
-    if near is None or far is None:
+    hits = (np.minimum(np.array([c.reading(apart=apart) for c in counted]).T, of) for apart in (False, True))
+    found = rises(*hits, of, noise)
+    if found is None:
         return None
+    near, far = found
     chance = float(ndtri(1 - level)) * near.error
     threshold = max(chance, FLOOR)
     unclear = ""

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import chi2_contingency, fisher_exact
+from scipy.stats import binomtest, chi2, chi2_contingency, fisher_exact
 
 from server.drift.correct import least_alike, most_alike, noise_variance, pair
 from server.drift.psi import compare
@@ -26,8 +26,6 @@ def test_one_site_has_pearsons_statistic() -> None:
     """Times (N - 1) / N, here 199 / 200, with one degree of freedom for two cells."""
     reference, recent = np.array([[50.0, 50.0]]), np.array([[70.0, 30.0]])
     pearson = chi2_contingency(np.concatenate([reference, recent]), correction=False).statistic
-    from scipy.stats import chi2
-
     found = homogeneity(reference, recent, np.zeros((1, 2)))
     assert found == pytest.approx(float(chi2.sf(pearson * 199 / 200, 1)), rel=1e-9)
 
@@ -126,12 +124,14 @@ def test_benjamini_hochberg_steps_up() -> None:
 
 
 def test_a_share_has_wilsons_interval() -> None:
-    """8 of 10: centre (0.8 + z^2/20) / (1 + z^2/10) = 0.716761, half width 0.226595; wider by unknown hits."""
-    found = share((8, 8), 10)
+    """As SciPy has it; wider by hits that nobody knows, and by noise on them."""
+    found, wider, noisy = share((8, 8), 10), share((6, 8), 10), share((800, 800), 1000, 400)
+    own = binomtest(8, 10).proportion_ci(0.95, method="wilson")
     assert found is not None
-    assert (found.low, found.high) == (pytest.approx(0.490162, abs=1e-5), pytest.approx(0.943318, abs=1e-5))
-    wider = share((6, 8), 10)
+    assert (found.low, found.high) == (pytest.approx(own.low), pytest.approx(own.high))
     assert wider is not None
     assert wider.low < found.low
     assert wider.value == pytest.approx(0.7)
+    assert noisy is not None
+    assert noisy.high - 0.8 > 1.96 * 20 / 1000
     assert share((0, 0), 0) is None
