@@ -130,13 +130,14 @@ def check_current(plan: Plan, model: InUse) -> None:
 def _set_train(train: Tables, plan: Plan, job: Job, mode: str) -> None:
     """Mode, what is new and what is replayed."""
     dated = plan.evidence.old_examples != 0  # without examples from before, nothing may have a time
+    since = train.get("since") or plan.settings.get("since")  # where the job says it, the check went by that too
     train["mode"] = mode
     train.pop("replay", None)
     train.pop("since", None)
     if mode not in STAGED:
         train.pop("stages", None)
-    if dated and mode in {"incremental", "replay"} and plan.settings.get("since"):
-        train["since"] = plan.settings["since"]
+    if dated and since and mode in {"incremental", "replay"}:
+        train["since"] = since
     if mode == "replay":
         own = job.train.replay.model_dump(mode="json") if job.train.replay else {}
         share = plan.settings.get("replay_share")

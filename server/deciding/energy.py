@@ -73,6 +73,7 @@ def _started() -> Meter:
         import codecarbon
 
         logging.getLogger(PACKAGE).setLevel(logging.CRITICAL)  # it talks before it has read its own level
+        installed = version(PACKAGE)
         tracker = codecarbon.OfflineEmissionsTracker(
             measure_power_secs=INTERVAL_S,
             tracking_mode="machine",
@@ -83,7 +84,7 @@ def _started() -> Meter:
             log_level="critical",
         )
         tracker.start()
-        return Meter(tracker, version(PACKAGE))
+        return Meter(tracker, installed)
     return Meter()
 
 

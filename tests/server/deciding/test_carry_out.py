@@ -44,6 +44,15 @@ def test_a_plan_changes_the_way_to_retrain_and_nothing_else(tmp_path: Path, mode
     assert (found.watch, found.plan, found.holdout) == (None, None, watched.holdout)
 
 
+def test_what_is_new_is_what_the_check_took_for_new(tmp_path: Path, model: InUse) -> None:
+    """A job's own date is the one that its checks went by."""
+    dated = job(tmp_path / "m.keras", train={"mode": "incremental", "since": "2026-01-15"})
+
+    found = made({"mode": "incremental", "since": SINCE}, "incremental", model, dated)
+
+    assert found.train.since.isoformat() == "2026-01-15T00:00:00+00:00"
+
+
 def test_without_older_examples_nothing_is_dated(tmp_path: Path, model: InUse) -> None:
     """Sites whose data have no times would have to decline otherwise."""
     settings = {"mode": "incremental", "since": SINCE, "half_life_days": 30}
