@@ -24,6 +24,8 @@ from .sampling import MIN_COUNT
 Patterns = tuple[str, ...]
 _TIME = r"([01]\d|2[0-3]):[0-5]\d"
 _HOURS = re.compile(rf"{_TIME}-({_TIME}|24:00)")
+_FLAWS = ("missing", "impossible", "duplicates", "label-noise")
+Flaw = Annotated[str, shaped("|".join(_FLAWS), f"one of {', '.join(_FLAWS)}")]
 Sha256 = Annotated[str, shaped(r"[0-9a-f]{64}", "a SHA-256: 64 digits from 0 to 9 and a to f")]
 
 
@@ -47,7 +49,7 @@ class NoiseRules(Section):
 class QualityRules(Section):
     """The ``[policy.quality]`` of ``site.toml``."""
 
-    leave_out: tuple[Literal["missing", "impossible", "duplicates", "label-noise"], ...] = Field(
+    leave_out: tuple[Flaw, ...] = Field(
         (), description="examples that are not trained on; without it data with missing values are refused"
     )
 

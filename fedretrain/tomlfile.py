@@ -10,7 +10,7 @@ import re
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -118,11 +118,16 @@ def _section_at(where: list[str], top: type[Section]) -> tuple[type[Section], li
     """The innermost section on the way to an error, and as much of its place as the user wrote in the file."""
     section = top
     known: list[str] = []
+    named = False  # by the user: a table of tables comes before
     for part in where:
-        if not part.isdigit():
+        if named:
+            named = False
+        elif not part.isdigit():
             if part not in section.model_fields:
                 break
-            nested = _model_in(section.model_fields[part].annotation)
+            annotation = section.model_fields[part].annotation
+            nested = _model_in(annotation)
+            named = nested is not None and get_origin(annotation) is dict
             section = nested if nested and part != where[-1] else section
         known.append(part)
     return section, known

@@ -191,7 +191,7 @@ def test_a_failure_of_tensorflow_stays_here(
     of: Case, tmp_path: Path, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A label past the checks makes TensorFlow quote all labels of the batch; none of that is passed on."""
-    monkeypatch.setattr("client.site.check_dataset", lambda _data, _contract: None)
+    monkeypatch.setattr("client.checking.quality.check_dataset", lambda _data, _contract: None)
     north = site_at(of, tmp_path, Trainer(), labels(of, NUMBER))
     north.handle(PREPARE, pack(of.request))
     north.handle(BASE, of.base_message())

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from client.data.section import FORMATS
-from client.policy import Policy, ReplayRules
-from client.sitefile import SiteFile, TrainerSection, load_site, template
+from client.policy import NoiseRules, Policy, QualityRules, ReplayRules
+from client.sitefile import MetricSection, SiteFile, TrainerSection, load_site, template
 from fedretrain.errors import ConfigurationError
 
 
@@ -23,8 +23,8 @@ def test_the_template_is_a_valid_file_with_the_defaults(tmp_path: Path) -> None:
 def test_the_template_explains_every_key() -> None:
     """Of each format, the policy and the trainer; nobody has to look elsewhere for what there is."""
     text = template("x")
-    named = set(re.findall(r"^#? ?(\w+) =", text, re.MULTILINE)) | {"features", "replay"}
-    sections = [*FORMATS.values(), Policy, ReplayRules, TrainerSection]
+    named = set(re.findall(r"^#? ?(\w+) =", text, re.MULTILINE)) | {"features", "replay", "noise", "quality"}
+    sections = [*FORMATS.values(), Policy, ReplayRules, NoiseRules, QualityRules, MetricSection, TrainerSection]
     assert {key for section in sections for key in section.model_fields} - named == set()
 
 
@@ -42,6 +42,7 @@ def test_each_formats_example_in_the_template_loads(tmp_path: Path, format_: str
     assert load_site(tmp_path / "site.toml").data.format == format_
 
 
+NPZ = '[data]\nformat = "npz"\npath = "a"\n'
 MISTAKES = {
     "data = 3": "data.format: expected one of",
     '[data]\nformat = "xls"': 'data.format: expected one of "npz", "csv"',
@@ -54,6 +55,11 @@ MISTAKES = {
     '[data]\nformat = "npz"\npath = "a"\n[trainer]\nbackend = "ours"': "such as \"my_models:build\", got 'ours'",
     '[data]\nformat = "npz"\npath = "a"\n[trainer]\nallow_modules = ["a-b"]': 'such as "our_layers" or',
     '[data]\nformat = "npz"\npath = "a"\n[policy]\nbundles = ["sha256:0"]': "bundles.0: expected a SHA-256: 64 digits",
+    f"{NPZ}[policy.noise]\nepsilon = 0": "policy.noise.epsilon: expected at least 0.001 (",
+    f'{NPZ}[policy.quality]\nleave_out = ["noise"]': "policy.quality.leave_out.0: expected one of missing, impossible,",
+    f'{NPZ}[metrics.revenue]\nfunction = "a:b"': "metrics.revenue.unit: required",
+    f'{NPZ}[metrics.x]\nfunction = "a:b"\nunit = "per year and bed"': "metrics.x.unit: expected a unit of at most 16",
+    f'{NPZ}[metrics.x]\nfunction = "a:b"\nunits = "EUR"': "metrics.x.units: unknown key; did you mean 'unit'",
     "[data": "not readable as TOML",
 }
 

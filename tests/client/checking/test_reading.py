@@ -9,8 +9,8 @@ import pytest
 
 from client.checking.reading import Found, read
 from client.sitefile import load_site, reader
-from fedretrain.contract import Contract, Feature, OutputSpec
-from fedretrain.dataset import Dataset, from_arrays
+from fedretrain.contract import Contract, Feature, InputSpec, OutputSpec
+from fedretrain.dataset import Dataset, check_dataset, from_arrays, unusable
 from fedretrain.errors import DataMismatch
 from tests.client.guarded import job
 
@@ -93,6 +93,23 @@ def test_data_without_labels_are_read() -> None:
     got = found({"x": np.ones((3, 3))})
     assert got.labels == {}
     assert got.data.y["y"].tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "uint8", "bool"])
+def test_unusable_is_what_training_refuses(dtype: str) -> None:
+    """One value at a time: either nothing is said against it, or training refuses it."""
+    spec = InputSpec(name="x", shape=(1,), dtype=dtype, low=None if dtype == "bool" else -2.0)
+    of = contract(inputs=(spec,), features=())
+    for value in (0, 1, 0.5, -1, -3, 300, 1e10, 1e39, np.inf, -np.inf, NAN):
+        data = Dataset({"x": np.array([[value]])}, {"y": np.array([0])})
+        missing, impossible = unusable(data.x["x"], spec)
+        assert not (missing & impossible).any()
+        try:
+            check_dataset(data, of)
+        except DataMismatch:
+            assert (missing | impossible).all(), value
+        else:
+            assert not (missing | impossible).any(), value
 
 
 def test_another_form_is_refused_as_ever() -> None:

@@ -190,3 +190,22 @@ def test_nothing_heavy_is_imported_to_read_data(home: Home) -> None:
     )
     command = [sys.executable, "-c", code, str(home.root)]
     assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == 0
+
+
+def test_what_the_policy_leaves_out_and_business_metrics(home: Home) -> None:
+    """A gap is left out as the policy says; a metric that gives a number is fine, one that fails is a problem."""
+    write(home, x=np.where(np.arange(60).reshape(20, 3) == 0, np.nan, np.float32(1)))
+    assert the_problem(home).cause == "data-not-finite"
+    code = "def fine(arrays):\n    return float(arrays['x'].sum())\n\ndef failing():\n    raise ValueError('Aurelia')\n"
+    (home.root / "own_metrics_b.py").write_text(code)
+    more = "".join(
+        f'[metrics.{name}]\nfunction = "own_metrics_b:{name}"\nunit = "EUR"\npath = "."\n'
+        for name in ("fine", "failing")
+    )
+    home.site.write_text(home.site.read_text() + '[policy.quality]\nleave_out = ["missing"]\n' + more)
+    read, fine, failing = list(findings(home, step=False))[:3]
+    assert "19 examples" in read.what
+    assert "left out by [policy.quality]: 1 for missing" in read.what
+    assert (fine.state, failing.state, failing.cause) == ("ok", "problem", "metric-failed")
+    assert "57" not in fine.what
+    assert "Aurelia" not in failing.what + failing.why + failing.do
