@@ -39,6 +39,9 @@ def test_brightness_contrast_and_sharpness() -> None:
     assert found["brightness"].tolist() == [3, 0]
     np.testing.assert_allclose(found["contrast"], [5**0.5, 0])
     assert found["sharpness"].tolist() == [3, 0]
+    colours = of(InputSpec(name="image", shape=(2, 2, 2), dtype="float32"))  # channels are no neighbours
+    two = values(colours, features, {"image": np.concatenate([image, image + 100], axis=3)})
+    assert two["sharpness"].tolist() == [3]
     row = of(InputSpec(name="image", shape=(4,), dtype="float32"))
     flat = values(row, features, {"image": image.reshape(1, 4)})
     assert flat["sharpness"].tolist() == [2]

@@ -81,6 +81,17 @@ def test_whoever_lies_declines_or_breaks_costs_itself_alone(tmp_path: Path) -> N
     assert [e["site"] for e in loop.named("check-refused")] == ["b", "c", "d", "g"]
 
 
+def test_a_second_answer_changes_nothing(tmp_path: Path) -> None:
+    """The first one stands, whatever comes after it."""
+
+    def twice(kind: str, _: Any, reply: Any) -> Any:
+        return [reply, reply] if kind == SUM else reply
+
+    found, loop = asked(tmp_path, [CheckSite("a", 10, tamper=twice)])
+    assert (sorted(found.sites), found.declined) == (["a"], {})
+    assert loop.named("check-refused") == []
+
+
 def test_no_answer_at_all_fails_with_the_reasons(tmp_path: Path) -> None:
     """There is nothing to write down."""
     declines = {SUM: ("policy", "statistics", "one that fits val-*")}
