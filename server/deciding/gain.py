@@ -4,10 +4,9 @@ The expected gain of a way a is ``stake * SHARES[nature][a] * c(a)``.
 
 **Stake**, of the metric: what was lost, plus what more data bring.
 
-- Lost: the level that can be reached minus the metric on recent data. The level is where the learning curves of the
-  latest released retrainings ended (``level``), else the metric on older data, else ``plan.metric_below``. Without
-  labels it is the greater of two: that level minus the accuracy that the model's own confidence lets expect, and what
-  drift of effect e is taken to cost, ``e * LOSS[kind]``, at most ``MOST``; a model may be certain and wrong.
+- Lost: the level that can be reached (``server.deciding.level``) minus the metric on recent data. Without labels it
+  is the greater of two: that level minus the accuracy that the model's own confidence lets expect, and what drift of
+  effect e is taken to cost, ``e * LOSS[kind]``, at most ``MOST``; a model may be certain and wrong.
 - More data: the error 1 - metric falls as a power of the number n of examples, so new data bring
   ``error * (1 - (1 + new / old) ** -b)`` with b = 0.25 (0.07 to 0.5). J. Hestness et al.: Deep Learning Scaling is
   Predictable, Empirically (2017), https://arxiv.org/abs/1712.00409, found exponents of 0.07 to 0.35; 0.5 is theory's.
@@ -21,9 +20,6 @@ favour going on; changed meaning favours recent examples with a few old ones, an
 correction is c = (2 + sum r) / (2 + n), a prior of 1 that counts as two retrainings. From three on, the range is
 Student's 95 % prediction interval of a further ratio.
 
-**Learning curve**: y(r) = a - b r^-c is fitted to the metric after round r by least squares, and taken at the last
-round. C. Cortes et al.: Learning Curves: Asymptotic Values and Rate of Convergence. NIPS 1993.
-
 The stake grows with every drift and with every drop of the metric, whatever the nature of the data is said to be.
 """
 
@@ -32,11 +28,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from fedretrain.planning import PlanSection, Retraining
 
-from .evidence import Estimate, Evidence, Past
+from .evidence import Evidence, Past
+from .level import below, fell, labelled, reachable, shaped
 from .plan import Range
 from .rules import Nature, learnable, nature, standing
 
@@ -53,13 +48,9 @@ ERROR: Final = 0.1
 """Of a model of which nothing is known: a prior."""
 CONFIDENT: Final = 0.05
 """How far off an accuracy is taken to be that was told from confidence alone."""
-FEWEST_LABELLED: Final = 30
-"""Examples below which a metric says too little about what is lost."""
-CURVES = 3
 LATEST = 10
 LEAST_PREDICTED = 0.005
 _PRIOR_RUNS = 2
-_FEWEST_POINTS = 4
 
 _LITTLE: Final[Mapping[Nature, Mapping[Retraining, Range]]] = {
     "more": {
@@ -116,19 +107,19 @@ class Experience:
 def stake(evidence: Evidence, policy: PlanSection) -> Range:
     """How much of the metric could be gained at most, from 0 to 1."""
     parts = [lost(evidence, policy), _more(evidence), _unknown_labels(evidence, policy)]
-    return _shaped(*(min(1.0, sum(values)) for values in zip(*map(_three, parts), strict=True)))
+    return shaped(*(min(1.0, sum(values)) for values in zip(*map(_three, parts), strict=True)))
 
 
 def lost(evidence: Evidence, policy: PlanSection) -> Range:
     """How much of the metric was lost since it was as good as it can be, from 0 to 1."""
-    metric, reached = evidence.metric, _reachable(evidence, policy)
-    if metric is not None and metric.n >= FEWEST_LABELLED:
-        return _guessed(evidence, policy) if reached is None else _below(reached, _range(metric))
-    told = evidence.expected_accuracy
+    known = fell(evidence, policy)
+    if known is not None:
+        return known
+    told, reached = evidence.expected_accuracy, reachable(evidence, policy)
     parts = [_guessed(evidence, policy)]
-    if reached is not None and told is not None:
-        parts.append(_below(reached, Range(told - CONFIDENT, told, told + CONFIDENT)))
-    return _shaped(*map(max, zip(*map(_three, parts), strict=True)))
+    if reached is not None and told is not None and not labelled(evidence):
+        parts.append(below(reached, Range(told - CONFIDENT, told, told + CONFIDENT)))
+    return shaped(*map(max, zip(*map(_three, parts), strict=True)))
 
 
 def shares(evidence: Evidence, policy: PlanSection) -> Mapping[Retraining, Range]:
@@ -148,7 +139,7 @@ def gain_of(stake: Range, share: Range, experience: Experience) -> Range:
     low, high = stake.low * share.low * experience.correction, stake.high * share.high * experience.correction
     if experience.ratios is not None:
         low, high = expected * experience.ratios[0], expected * experience.ratios[1]
-    return _shaped(low, expected * experience.correction, high)
+    return shaped(low, expected * experience.correction, high)
 
 
 def experience_of(action: Retraining, past: Sequence[Past]) -> Experience:
@@ -171,59 +162,10 @@ def experience_of(action: Retraining, past: Sequence[Past]) -> Experience:
     return Experience(correction, (max(0.0, mean - reach), mean + reach), n)
 
 
-def level(past: Sequence[Past]) -> Range | None:
-    """Where the curves of the latest released retrainings ended; None without any of four rounds or more."""
-    ends = [_end(one.curve) for one in past if one.released and len(one.curve) >= _FEWEST_POINTS][-CURVES:]
-    if not ends:
-        return None
-    values, deviations = [end for end, _ in ends], [deviation for _, deviation in ends]
-    reach = 1.96 * max(deviations)
-    mean = math.fsum(values) / len(values)
-    return Range(max(0.0, min(values) - reach), mean, min(1.0, max(values) + reach))
-
-
-def power_law(curve: Sequence[float]) -> tuple[float, float, float]:
-    """a, b and c of the power law a - b r^-c that fits a curve best, round r from 1 on; at least four rounds."""
-    from scipy.optimize import curve_fit
-
-    rounds, values = np.arange(1, len(curve) + 1, dtype=np.float64), np.asarray(curve, dtype=np.float64)
-    begin = (float(min(1.0, max(0.0, values[-1]))), float(max(0.0, values[-1] - values[0])), 0.5)
-    (a, b, c), _ = curve_fit(
-        lambda r, a, b, c: a - b * r**-c, rounds, values, p0=begin, bounds=([0.0, 0.0, 0.05], [1.0, 2.0, 3.0])
-    )
-    return float(a), float(b), float(c)
-
-
-def _end(curve: Sequence[float]) -> tuple[float, float]:
-    """The fitted end of a curve and the deviation of what is left; without a fit the mean of its last quarter."""
-    values = np.asarray(curve, dtype=np.float64)
-    try:
-        a, b, c = power_law(curve)
-    except RuntimeError:  # it did not converge
-        tail = values[-max(1, len(values) // 4) :]
-        return float(tail.mean()), float(values[len(values) // 2 :].std())
-    fitted = a - b * np.arange(1, len(values) + 1) ** -c
-    return float(fitted[-1]), float(np.sqrt(np.mean((values - fitted) ** 2)))
-
-
-def _below(reached: Range, now: Range) -> Range:
-    return _shaped(reached.low - now.high, reached.expected - now.expected, reached.high - now.low)
-
-
-def _reachable(evidence: Evidence, policy: PlanSection) -> Range | None:
-    curves = level(evidence.past)
-    if curves is not None:
-        return curves
-    if evidence.reference is not None:
-        return _range(evidence.reference)
-    least = policy.metric_below
-    return None if least is None else Range(least, least, least)
-
-
 def _guessed(evidence: Evidence, policy: PlanSection) -> Range:
     """From drift alone: the greatest of what each kind is taken to cost."""
     drifts = [LOSS[signal.kind].times(max(0.0, signal.effect)) for signal in standing(evidence, policy)]
-    return _shaped(*(min(MOST, max(values)) for values in zip((0.0, 0.0, 0.0), *map(_three, drifts), strict=True)))
+    return shaped(*(min(MOST, max(values)) for values in zip((0.0, 0.0, 0.0), *map(_three, drifts), strict=True)))
 
 
 def _more(evidence: Evidence) -> Range:
@@ -231,7 +173,7 @@ def _more(evidence: Evidence) -> Range:
     known = evidence.reference or evidence.metric
     error = ERROR if known is None else 1.0 - known.value
     more = 1.0 + new / max(old, 1, new // 4)  # five times as many at most: no law was measured beyond
-    return _shaped(*(error * (1.0 - more**-exponent) for exponent in _three(EXPONENT)))
+    return shaped(*(error * (1.0 - more**-exponent) for exponent in _three(EXPONENT)))
 
 
 def _unknown_labels(evidence: Evidence, policy: PlanSection) -> Range:
@@ -239,15 +181,5 @@ def _unknown_labels(evidence: Evidence, policy: PlanSection) -> Range:
     return NEW_LABELS.times(min(1.0, count / max(1, evidence.new_examples or count)))
 
 
-def _range(estimate: Estimate) -> Range:
-    return Range(estimate.low, estimate.value, estimate.high)
-
-
 def _three(value: Range) -> tuple[float, float, float]:
     return value.low, value.expected, value.high
-
-
-def _shaped(low: float, expected: float, high: float) -> Range:
-    """Three numbers within 0 and 1, in order around the middle one; to six digits, more of them mean nothing."""
-    first, middle, last = (round(min(1.0, max(0.0, value)), 6) for value in (low, expected, high))
-    return Range(min(middle, first), middle, max(middle, last))

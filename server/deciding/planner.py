@@ -64,7 +64,7 @@ def _quiet(evidence: Evidence) -> Decision:
     if waiting:
         kinds = ", ".join(f"{signal.kind} ({signal.checks})" for signal in waiting)
         sentence = f"Drift was found, but does not stand for as many checks as are asked for: {kinds}."
-        return Decision("watch", "not-long-enough", sentence, "plan.hysteresis, and plan.drift")
+        return Decision("watch", "not-long-enough", sentence, "plan.hysteresis, plan.sure_loss and plan.drift")
     if evidence.signals:
         sentence = "The quality of the data changed; training does not mend that, the sites have to look."
         return Decision("watch", "quality", sentence, "no change of quality")

@@ -4,7 +4,9 @@ A row looks at evidence and policy alone. Those that a person asked for by a num
 (``judged``) acts where there is enough to gain besides (``server.deciding.gain``). Rows stand in the order in which
 they give a plan its name, and ``ROLL_BACK`` stands apart: it is no reason to retrain.
 
-Drift counts where it stood for ``plan.hysteresis`` checks in a row, an interval where it lies wholly on one side.
+Drift counts where it stood for ``plan.hysteresis`` checks in a row, and at once where the metric fell by
+``plan.sure_loss`` even at the favourable ends of the intervals: two findings of different kinds are as good as two
+checks. An interval counts where it lies wholly on one side.
 """
 
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from typing import Final, Literal
 from fedretrain.planning import PlanSection, duration
 
 from .evidence import Estimate, Evidence, Signal
+from .level import fell
 
 Nature = Literal["labels", "concept", "label", "covariate", "more"]
 """What is new about the data: labels, meaning, how frequent labels are, inputs, or nothing but their number."""
@@ -53,7 +56,14 @@ def standing(evidence: Evidence, policy: PlanSection) -> tuple[Signal, ...]:
     """Drift that stood for long enough; none where the policy does not act on drift."""
     if not policy.drift:
         return ()
-    return tuple(s for s in evidence.signals if s.kind in DRIFTS and s.checks >= policy.hysteresis)
+    least = 1 if surely_fell(evidence, policy) else policy.hysteresis
+    return tuple(signal for signal in evidence.signals if signal.kind in DRIFTS and signal.checks >= least)
+
+
+def surely_fell(evidence: Evidence, policy: PlanSection) -> bool:
+    """Whether the metric fell so far that one check is enough to believe in drift."""
+    loss = fell(evidence, policy)
+    return loss is not None and loss.low >= policy.sure_loss
 
 
 def learnable(evidence: Evidence, policy: PlanSection) -> tuple[tuple[str, int], ...]:
@@ -96,6 +106,12 @@ def _below_missing(evidence: Evidence, policy: PlanSection) -> str:
     return f"The metric on recent data, with its interval, below {policy.metric_below:g}; {known}."
 
 
+def _drift_threshold(policy: PlanSection) -> str | None:
+    if not policy.drift:
+        return None
+    return f"drift in {_checks(policy.hysteresis)}, or in one where the metric surely fell by {policy.sure_loss:g}"
+
+
 def _drift_rule(kind: Nature) -> Rule:
     def signal(evidence: Evidence) -> Signal | None:
         return next((s for s in evidence.signals if s.kind == kind), None)
@@ -106,17 +122,20 @@ def _drift_rule(kind: Nature) -> Rule:
             return None
         most = f", most of all {drift.subject}" if drift.subject else ""
         where = f"at {drift.sites} of {drift.of} sites" if drift.sites else "in all sites together"
-        times = "check" if drift.checks == 1 else f"{drift.checks} checks in a row"
-        return f"Drift in {_CALLED[kind]}{most}: effect {drift.effect:.3g} {where}, in {times}."
+        sure = (
+            "" if drift.checks >= policy.hysteresis else f", and the metric surely fell by {policy.sure_loss:g} or more"
+        )
+        return f"Drift in {_CALLED[kind]}{most}: effect {drift.effect:.3g} {where}, in {_checks(drift.checks)}{sure}."
 
     def missing(evidence: Evidence, policy: PlanSection) -> str:
         drift = signal(evidence)
         seen = drift.checks if drift else 0
-        return f"Drift in {_CALLED[kind]} in {_checks(policy.hysteresis)}; it was found in {seen}."
+        at_once = f"in one where the metric surely fell by {policy.sure_loss:g}"
+        return f"Drift in {_CALLED[kind]} in {_checks(policy.hysteresis)}, or {at_once}; it was found in {seen}."
 
     return Rule(
         {"concept": "concept-drift", "label": "label-shift", "covariate": "covariate-drift"}[kind],
-        lambda policy: f"drift in {_checks(policy.hysteresis)}" if policy.drift else None,
+        _drift_threshold,
         found,
         missing,
         judged=True,

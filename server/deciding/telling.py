@@ -9,7 +9,8 @@ from pydantic import JsonValue
 from fedretrain.planning import ACTIONS, Action, PlanSection
 
 from .evidence import Evidence
-from .gain import level, lost, stake
+from .gain import lost, stake
+from .level import level
 from .plan import Alternative, Plan, Range
 from .rules import ROLL_BACK, RULES
 from .ways import Way, equals, settings_of

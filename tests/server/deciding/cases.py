@@ -50,7 +50,12 @@ CASES: dict[str, tuple[Evidence, PlanSection, dict[str, Cost]]] = {
     "covariate": (DRIFTED, PlanSection(), {}),
     "unlabelled": (replace(QUIET, signals=(COVARIATE,), expected_accuracy=0.93), PlanSection(), {}),
     "harmless-drift": (replace(DRIFTED, metric=estimate(0.95)), PlanSection(), {}),
-    "hysteresis": (replace(DRIFTED, signals=(replace(COVARIATE, checks=1),)), PlanSection(), {}),
+    "hysteresis": (
+        replace(DRIFTED, metric=estimate(0.85), signals=(replace(COVARIATE, checks=1),)),
+        PlanSection(),
+        {},
+    ),
+    "sure-loss": (replace(DRIFTED, signals=(replace(COVARIATE, checks=1),)), PlanSection(), {}),
     "concept": (
         replace(FELL, signals=(COVARIATE, Signal("concept", 0.15, 1, 5, 3, "digit"))),
         PlanSection(),

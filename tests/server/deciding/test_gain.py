@@ -7,7 +7,8 @@ import pytest
 from fedretrain.planning import RETRAININGS, PlanSection
 from server.deciding.cost import cheapness, costs_of_all, price_of
 from server.deciding.evidence import Signal
-from server.deciding.gain import Experience, experience_of, gain_of, level, lost, power_law, shares, stake
+from server.deciding.gain import Experience, experience_of, gain_of, lost, shares, stake
+from server.deciding.level import level, power_law
 from server.deciding.plan import Cost, Range
 from server.deciding.rules import nature
 
@@ -79,7 +80,7 @@ def test_drift_that_is_not_acted_upon_is_no_nature() -> None:
     """Neither with plan.drift off, nor before it stood for long enough."""
     assert nature(DRIFTED, POLICY) == "covariate"
     assert nature(DRIFTED, PlanSection(drift=False)) == "more"
-    assert nature(DRIFTED, PlanSection(hysteresis=3)) == "more"
+    assert nature(replace(DRIFTED, metric=estimate(0.9)), PlanSection(hysteresis=3)) == "more"
 
 
 def test_experience_corrects_and_narrows() -> None:

@@ -25,6 +25,7 @@ EXPECTED = {
     "unlabelled": ("replay", None),
     "harmless-drift": ("watch", "replay"),
     "hysteresis": ("watch", None),
+    "sure-loss": ("replay", None),
     "concept": ("replay", None),
     "label-shift": ("replay", None),
     "quality": ("watch", None),
@@ -248,11 +249,19 @@ def test_a_gain_is_set_against_what_it_costs() -> None:
 def test_hysteresis_and_schedule_turn_at_their_thresholds() -> None:
     """One check less, one second less: not yet."""
     for checks, acts in ((2, False), (3, True)):
-        signal = replace(DRIFTED.signals[0], checks=checks)
-        assert decide(replace(DRIFTED, signals=(signal,)), PlanSection(hysteresis=3), {}).acts is acts
+        drifted = replace(DRIFTED, metric=estimate(0.85), signals=(replace(DRIFTED.signals[0], checks=checks),))
+        assert decide(drifted, PlanSection(hysteresis=3), {}).acts is acts
     for seconds, acts in ((-1, False), (0, True)):
         evidence = replace(QUIET, released_at=ago(7) - timedelta(seconds=seconds))
         assert decide(evidence, PlanSection(schedule="7d"), {}).acts is acts
+
+
+def test_one_check_is_enough_where_the_metric_surely_fell() -> None:
+    """From 0.92 at least to 0.87 at most is 0.05; the points, 0.95 and 0.84, do not matter."""
+    once = (replace(DRIFTED.signals[0], checks=1),)
+    for high, acts in ((0.871, False), (0.87, True)):
+        metric = replace(estimate(0.84), high=high)
+        assert decide(replace(DRIFTED, metric=metric, signals=once), PlanSection(), {}).acts is acts
 
 
 def test_retraining_in_vain_waits_ever_longer() -> None:
