@@ -87,7 +87,7 @@ class Evidence:
     Attributes:
         at: Now.
         release: The release in use; None before the first.
-        released_at: Since when.
+        released_at: Since when; before the first, from when on the watched job calls examples new, where it does.
         signals: Drift that the latest check found, at most one of a kind.
         metric: What the model in use achieves on recent examples (accuracy); None where unknown.
         reference: Likewise on those before its release.

@@ -63,6 +63,8 @@ def evidence_of(history: "History", job: Job, runs: Runs, now: datetime) -> Evid
     if not pairs or not runs.is_of(pairs[-1][0]):
         return Evidence(**known, too_little=True)
     check, findings = mine[-1]
+    if runs.released_at is None and check.since is not None:
+        known["released_at"] = datetime.fromisoformat(check.since)  # from when on what came is new to the model in use
     performance = _worst(findings)
     watched = job.watch.labels if job.watch else ()
     return Evidence(
