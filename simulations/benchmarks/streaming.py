@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.streaming import DAY, events
-from fedretrain.detectors import DEFAULT, check_detector
+from fedretrain.detectors import DEFAULT, RIVER, check_detector
 from fedretrain.errors import ConfigurationError, FedretrainError
 from fedretrain.jobtables import NamedConfig
 
@@ -75,7 +75,8 @@ def alarm_table(detector: NamedConfig, seeds: int) -> Table:
         command="python -m simulations.benchmarks.streaming",
     )
     streams: dict[str, Draw] = {f"errors, {rate:.0%}": _errors(rate) for rate in RATES}
-    streams[f"one minus confidence, mean {_UNSURE:.0%}"] = _unsure
+    if not RIVER.get(detector.name):  # which take errors alone
+        streams[f"one minus confidence, mean {_UNSURE:.0%}"] = _unsure
     for number, (name, draw) in enumerate(streams.items()):
         shares = (100 * false_alarms(detector, draw, n, seeds, number) / seeds for n in LENGTHS)
         made.add(name, *(f"{share:.1f}" for share in shares))
