@@ -32,7 +32,7 @@ def ask_inputs(
     of: dict[str | None, tuple[int, int]] = {
         w.site: (w.reference.examples, w.recent.examples) for w in sites if w.has("histogram")
     }
-    of[None] = (sum(n for n, _ in of.values()), sum(m for _, m in of.values()))
+    of[None] = (sum(w.reference.examples for w in sites), sum(w.recent.examples for w in sites))
     found = []
     for (feature, site), compared in inputs.items():
         what = f"the model's inner view {feature}" if feature in projections else f"input {feature}"

@@ -85,7 +85,7 @@ def compare(sites: Sequence[Pair], level: float, *, ordered: bool) -> Compared |
     """Compare the windows of one site, or of several that add up.
 
     Args:
-        sites: Counts over the same cells; sites without examples in both windows are left out.
+        sites: Counts over the same cells; sites that tell no count of a window are left out.
         level: The threshold's, such as 0.01.
         ordered: Whether neighbouring cells belong together.
 
@@ -122,8 +122,8 @@ class _Reading:
 
 def _readings(sites: Sequence[Pair], *, apart: bool) -> _Reading:
     read = least_alike if apart else most_alike
-    found = [(*read(s), np.full(s.recent.shape[1], s.noise)) for s in sites]
-    used = [each for each in found if each[0].sum() >= 1 and each[1].sum() >= 1]
+    told = [s for s in sites if s.reference[0].any() and s.recent[0].any()]
+    used = [(*read(s), np.full(s.recent.shape[1], s.noise)) for s in told]
     if not used:
         return _Reading(*(np.zeros((0, 0)) for _ in range(3)))
     return _Reading(*(np.stack(part) for part in zip(*used, strict=True)))

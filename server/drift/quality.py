@@ -59,7 +59,7 @@ def ask_quality(sites: Sequence[Windows], untrained: Sequence[Windows], level: f
     found: list[Question] = []
     for subject, name, count in _shares(given):
         asked = [w for w in untrained if w.has("quality")] if count is _noise else given
-        counted = [c for c in map(count, asked) if any(hit is None or hit > 0 for hit in c.hits)]
+        counted = [c for c in map(count, asked) if any(c.hits) or {*c.hits} == {None, 0}]
         if counted:
             found += [q for where, which in _groups(counted) if (q := _risen(subject, name, where, which, level))]
     for windows in given:
