@@ -14,6 +14,7 @@ from fedretrain.checks import (
     FAILED,
     GIVEN,
     NO_LABELS,
+    NO_TIMES,
     NOT_ASKED,
     POLICY,
     TOO_FEW,
@@ -269,7 +270,7 @@ class _Counted:
     def _age(self) -> int:
         time = self._found.data.time
         if time is None or not np.isfinite(time).any():
-            return TOO_FEW  # examples with a time
+            return NO_TIMES
         for window in self._open:
             self._tell("age", "", window, counting.ages(time[self._rows[window]], self._rules.now))
         return GIVEN
@@ -295,7 +296,7 @@ class _Counted:
         if self._answers is None:
             return FAILED
         if time is None:
-            return TOO_FEW  # examples with a time
+            return NO_TIMES
         recent = self._rows[WINDOWS[1]] & np.isfinite(time)
         seen: set[tuple[str, int]] = set()
         for spec in self._outputs:

@@ -10,7 +10,18 @@ from client.checking.answer import Rules, answered
 from client.checking.predictions import Answers
 from client.checking.reading import Found
 from client.checking.suppress import Guard
-from fedretrain.checks import FAILED, GIVEN, NO_LABELS, NOT_ASKED, POLICY, SECTIONS, TOO_FEW, Answer, CheckSettings
+from fedretrain.checks import (
+    FAILED,
+    GIVEN,
+    NO_LABELS,
+    NO_TIMES,
+    NOT_ASKED,
+    POLICY,
+    SECTIONS,
+    TOO_FEW,
+    Answer,
+    CheckSettings,
+)
 from fedretrain.contract import Contract
 from fedretrain.job import NamedConfig
 from server.checking.admit import site_check
@@ -124,7 +135,7 @@ def test_without_labels_times_or_a_model() -> None:
     assert got.examples == {"reference": 0, "recent": 8}
     codes = {name: code for name, code in got.reasons.items() if code != GIVEN}
     unlabelled = dict.fromkeys(("labels", "confusion", "calibration"), NO_LABELS)
-    assert codes == unlabelled | {"age": TOO_FEW, "stream": TOO_FEW}
+    assert codes == unlabelled | {"age": NO_TIMES, "stream": NO_TIMES}
     assert int(got.windows["recent"]["label_noise"][""]) == -1
     assert int(got.windows["recent"]["duplicates"][""]) == 7
     without = answered(data, contract(), SETTINGS, None, rules())[0]
