@@ -40,8 +40,10 @@ def with_label(error: DataMismatch, path: Path, contract: Contract) -> DataMisma
 def _first_unknown(labels: Array, names: Array | None, spec: OutputSpec) -> str | None:
     """A label that no position of the output stands for; None where it is not one label that is wrong."""
     if spec.kind not in ("multiclass", "binary"):
-        used = np.flatnonzero((labels != 0).reshape(-1, labels.shape[-1]).any(axis=0)) if names is not None else []
-        return next((repr(str(names[i])) for i in used if str(names[i]) not in spec.labels), None)
+        if names is None:  # a share that is none, whose position the error names
+            return None
+        used = (labels != 0).reshape(-1, labels.shape[-1]).any(axis=0)
+        return next((repr(name) for name in map(str, names[used]) if name not in spec.labels), None)
     last = len(names) - 1 if names is not None else 1 if spec.kind == "binary" else len(spec.labels) - 1
     for value in np.unique(labels).tolist():
         if not (0 <= value <= last and value == int(value)):

@@ -64,8 +64,7 @@ def test_the_order_is_that_of_time() -> None:
     assert len(expected) == 1
     order = rng.permutation(400)
     assert events(values[order], times[order]) == expected
-    more = [np.concatenate([values, [1, np.nan]]), np.concatenate([times, [np.nan, 5]])]
-    assert events(*more) == expected
+    assert events(np.concatenate([values, [1, np.nan]]), np.concatenate([times, [np.nan, 5]])) == expected
 
 
 def test_examples_of_one_day_that_lie_by_label_are_no_change() -> None:

@@ -42,7 +42,8 @@ def test_the_first_label_that_is_unknown_is_named(
 ) -> None:
     """By its name where the file names positions; a share that is none has its position named already."""
     wanted, path = contract(kind, ("cat", "dog")), tmp_path / "holdout.npz"
-    np.savez(path, x=np.zeros((3, 1)), y=np.array(y), **({} if names is None else {"labels": names}))
+    arrays: dict[str, Any] = {"x": np.zeros((3, 1)), "y": np.array(y)}
+    np.savez(path, **arrays | ({} if names is None else {"labels": np.array(names)}))
     with pytest.raises(DataMismatch) as caught:
         check_dataset(load_npz(path, wanted), wanted)
     said = str(with_label(caught.value, path, wanted))
