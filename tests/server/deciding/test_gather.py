@@ -101,10 +101,17 @@ def test_new_labels_are_those_looked_for_that_the_model_does_not_know(watched: J
     assert (found.new_labels, found.unknown_labels) == ((("8", 12),), 3)
 
 
+def test_a_label_that_the_model_learned_is_not_new(tmp_path: Path) -> None:
+    """It may still be looked for."""
+    found = gathered(job(tmp_path / "m.keras", watch={"labels": ["1"]}), (check(0, site("a")), findings(0)))
+
+    assert found.new_labels == ()
+
+
 def test_a_site_is_new_where_the_release_was_not_trained_and_it_could_not_be(watched: Job) -> None:
     """ "a" was trained at, "b" was there before the release and did not take part, "c" came after it."""
     kept = [
-        (check(0, site("a"), site("b"), release="old"), findings(0)),
+        (check(0, site("b"), release="old"), findings(0)),
         (check(1, site("a"), site("b"), site("c"), release="r"), findings(1)),
     ]
 

@@ -85,13 +85,13 @@ def test_the_release_in_use_is_the_registrys(tmp_path: Path) -> None:
 
 
 def test_costs_are_the_median_within_what_was_seen() -> None:
-    """Of 10, 30 and 20 s: 20, 10 to 30. Of 8 s alone: 4 to 16. A way that never ran has no cost."""
-    runs = [past("incremental", seconds=s, kwh=k) for s, k in ((10.0, None), (30.0, 0.2), (20.0, None))]
+    """Of 10, 36 and 20 s: 20, 10 to 36. Of 8 s alone: 4 to 16. A way that never ran has no cost."""
+    runs = [past("incremental", seconds=s, kwh=k) for s, k in ((10.0, None), (36.0, 0.2), (20.0, None))]
 
     found = costs_of([*runs, past("full", seconds=8.0), past("ensemble"), past("replay", seconds=0.0)])
 
     assert sorted(found) == ["full", "incremental"]
-    assert (found["incremental"].seconds, found["incremental"].runs) == (Range(10.0, 20.0, 30.0), 3)
+    assert (found["incremental"].seconds, found["incremental"].runs) == (Range(10.0, 20.0, 36.0), 3)
     assert found["incremental"].kwh == Range(0.1, 0.2, 0.4)
     assert found["full"].seconds == Range(4.0, 8.0, 16.0)
 
