@@ -116,7 +116,7 @@ class _Counted:
     def _code(self, section: str, count: Callable[[], int]) -> int:
         if not self._rules.may(section):
             return POLICY
-        if not self._open and section != "business":
+        if not self._open and section not in {"business", "quality"}:
             return TOO_FEW
         try:
             return count()
@@ -247,21 +247,28 @@ class _Counted:
         fields[about][output][fields[counts][output] == -1] = -1
 
     def _quality(self) -> int:
+        """Rows that are no complete examples are told of also where no others are left, as when a device fails."""
         found = self._found
         rows_of_all = windows(found.time, self._settings.since, len(found.complete))
-        repeated = quality.repeats(self._digests, found.data.time)
-        for window in self._open:
-            rows = self._rows[window]
+        read = [window for window in WINDOWS if self._is_read(window, int(rows_of_all[window].sum()))]
+        for window in read:
             for field, by_subject in (("missing", found.missing), ("impossible", found.impossible)):
                 for subject, bad in by_subject.items():
                     self._tell_one(field, subject, window, bad[rows_of_all[window]])
+        repeated = quality.repeats(self._digests, found.data.time)
+        for window in self._open:
+            rows = self._rows[window]
             self._tell_one("duplicates", "", window, repeated[rows])
             if self.suspected is not None:
                 self._tell_one("label_noise", "", window, self.suspected[rows])
             for name, numbers in self._numbers.items() if self._guard.epsilon is None else ():
                 own = numbers[rows]
                 self._answer.windows[window]["constant"][name][...] = len(own) > 0 and bool((own == own[0]).all())
-        return GIVEN
+        return GIVEN if read else TOO_FEW
+
+    def _is_read(self, window: str, rows: int) -> bool:
+        """Whether a window has enough rows, complete or not."""
+        return window in self._open or self._guard.count(rows, "rows", window) > 0
 
     def _tell_one(self, field: str, subject: str, window: str, rows: Mask) -> None:
         count = self._guard.count(int(rows.sum()), field, subject, window)

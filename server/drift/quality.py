@@ -55,10 +55,10 @@ def ask_quality(sites: Sequence[Windows], untrained: Sequence[Windows], level: f
         untrained: Windows without examples that the model was trained on, for what the model is asked about.
         level: Of the thresholds.
     """
-    given = [w for w in sites if w.has("quality")]
+    given, read = [w for w in sites if w.has("quality")], [w for w in sites if _is_read(w)]
     found: list[Question] = []
-    for subject, name, count in _shares(given):
-        asked = [w for w in untrained if w.has("quality")] if count is _noise else given
+    for subject, name, count in _shares(read):
+        asked = [w for w in untrained if w.has("quality")] if count is _noise else read
         counted = [c for c in map(count, asked) if any(c.hits) or {*c.hits} == {None, 0}]
         if counted:
             found += [q for where, which in _groups(counted) if (q := _risen(subject, name, where, which, level))]
@@ -66,6 +66,13 @@ def ask_quality(sites: Sequence[Windows], untrained: Sequence[Windows], level: f
         found += [_repeated(windows)] if windows.recent.duplicates is not None else []
         found += _constant(windows)
     return found
+
+
+def _is_read(windows: Windows) -> bool:
+    """Whether rows were read in both windows: a device that fails leaves no complete examples."""
+    recent = windows.recent
+    rows = recent.examples or any([*recent.missing.values(), *recent.impossible.values()])
+    return bool(windows.reference.examples and rows) and "quality" not in windows.withheld
 
 
 def _shares(sites: Sequence[Windows]) -> Iterator[tuple[str, str, Callable[[Windows], Counted]]]:

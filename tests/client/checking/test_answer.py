@@ -117,7 +117,7 @@ def test_a_section_that_fails_costs_no_other() -> None:
     got = answer(rules(metrics=metrics, failed=lambda name, _: failed.append(name)), said=bad)
     assert set(failed) == {"predictions", "confusion", "confidence", "calibration", "quality", "business", "stream"}
     assert {name for name, code in got.reasons.items() if code == GIVEN} == {"histogram", "labels", "age"}
-    assert all((cells == -1).all() for cells in got.windows["recent"]["missing"].values())
+    assert all((cells == -1).all() for cells in got.windows["reference"]["missing"].values())
 
 
 def test_small_windows_say_nothing() -> None:
@@ -126,6 +126,19 @@ def test_small_windows_say_nothing() -> None:
     got = answer(rules(6))
     assert got.windows["recent"]["confidence_sum"]["y"].tolist() == [0] * 7 + [-1, 0, -1]
     assert got.windows["recent"]["right"]["y"].max() <= 0
+
+
+def test_a_device_that_fails_is_told_of() -> None:
+    """No complete example is left of the six recent rows: how many are missing is all there is to say of them."""
+    x = np.column_stack([np.arange(12) * 8.0, np.full(12, 7.0), np.ones(12)])
+    x[6:, 0] = NAN
+    time = np.repeat([98.0, 101.0], 6) * DAY
+    data = found({"x": x, "y": np.arange(12) % 2, "timestamp": time}, labels=("maybe",))
+    got = answer(rules(5), data, Answers({"y": np.full((6, 2), 0.5)}, {}))
+    assert (got.examples, got.reasons["quality"]) == ({"reference": 6, "recent": 0}, GIVEN)
+    recent = got.windows["recent"]
+    assert [int(recent["missing"][name]) for name in ("age", "height", "weight")] == [6, 0, 0]
+    assert (recent["duplicates"][""], recent["histograms"]["age"].max()) == (-1, -1)
 
 
 def test_without_labels_times_or_a_model() -> None:

@@ -146,6 +146,18 @@ def test_worse_data_are_found() -> None:
     assert wrong == {*(("quality", subject) for subject in expected), ("stream", "stream")}
 
 
+def test_a_device_that_fails_is_found() -> None:
+    """All recent rows lack a value, so that none is complete and nothing else can be compared."""
+    drawn = check(1, 1000, 1, PLAIN, NOTHING)
+    site = drawn.sites["site-00"]
+    nothing = {name: (None,) * len(cells) for name, cells in site.recent.histograms.items()}
+    recent = replace(
+        site.recent, examples=0, histograms=nothing, missing={"x1": 500}, duplicates=None, label_noise=None
+    )
+    found = analyse(replace(drawn, sites={"site-00": replace(site, recent=recent, withheld={})}), (), SETTINGS)
+    assert of(found, "quality", "missing x1", "site-00").verdict == "drift"
+
+
 def test_order_has_no_effect_and_findings_survive_json() -> None:
     """Sites in another order, and there and back through JSON, are the same findings to the bit."""
     drawn = check(1, 500, 4, GUARDED, Change("", "", inputs=0.5))
