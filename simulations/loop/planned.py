@@ -37,11 +37,14 @@ WHO = "simulated world"
 
 
 def tables(new_labels: Sequence[str]) -> dict[str, Any]:
-    """What a job of a world says about watching and planning: the defaults, and which labels may come.
+    """What a job of a world says about watching and planning: which labels may come, what is too bad, and its pace.
 
-    Costs are compared by bytes: seconds differ from one machine to the next, and plans should not.
+    Nine of ten right is the least that is wanted. With a check a month the cool-down is nearly a month, so that it
+    matters once a retraining was in vain, which doubles it. Costs are compared by bytes: seconds differ from one
+    machine to the next, and plans should not. All else is the default.
     """
-    return {"watch": {"labels": list(new_labels)}, "plan": {"compare_by": "bytes"}}
+    plan = {"metric_below": 0.9, "cool_down": "25d", "compare_by": "bytes"}
+    return {"watch": {"labels": list(new_labels)}, "plan": plan}
 
 
 class Planner:
