@@ -8,6 +8,7 @@ Layout of the folder::
     base/<weights digest>.safetensors     every variable of a base model, by ``fedretrain.contract.key``
     companions/<digest>.safetensors       arrays that a run's objectives need, by position among themselves
     runs/<SHA-256 of the run's id>.json   the run's PrepareRequest, canonical JSON
+    checks/<SHA-256 of the check's id>.json   likewise of checks, which are many: of the newest ones
     residuals/                            what codecs left out of updates (``client.residuals``)
     memory/                               what strategies have the site keep for itself (``client.memory``)
     replay/<SHA-256 of the site's name>/  examples kept for later runs (``client.replay``)
@@ -18,6 +19,7 @@ Several simulated sites may share one folder, also from several processes.
 
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from .memory import Memory
 log = logging.getLogger(__name__)
 
 MOST_COMPANIONS = 4  # sets of arrays in memory
+MOST_CHECKS = 8  # whose requests are kept
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -113,19 +116,22 @@ class SiteStore:
 
     def put_run(self, run: str, request: PrepareRequest) -> None:
         """Keep what a run asked for; the same run again replaces it. Raises MachineError."""
-        path = self._run_path(run)
+        path = self._request_path("checks" if request.check else "runs", run)
         atomic.make_folder(path.parent)
         atomic.write_json(path, request.model_dump(mode="json"))
+        if request.check:
+            _keep_newest(path.parent, MOST_CHECKS)
 
     def run(self, run: str) -> PrepareRequest | None:
-        """What a run asked for, or None where there is nothing, or nothing readable."""
-        try:
-            return PrepareRequest.model_validate_json(self._run_path(run).read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError):
-            log.warning("%s: not readable, ignored; the server will have to prepare this site again", run)
-            return None
+        """What a run or check asked for, or None where there is nothing, or nothing readable."""
+        for kind in ("runs", "checks"):
+            try:
+                return PrepareRequest.model_validate_json(self._request_path(kind, run).read_bytes())
+            except FileNotFoundError:
+                continue
+            except (OSError, ValidationError):
+                log.warning("%s: not readable, ignored; the server will have to prepare this site again", run)
+        return None
 
     def _checked(self, path: Path, digest: str) -> list[NDArray[Any]] | None:
         if not path.is_file():
@@ -147,8 +153,19 @@ class SiteStore:
             raise DeclinedRequest("request-invalid", "companion", "a SHA-256 in lower-case hexadecimal")
         return self._folder / "companions" / f"{digest}.safetensors"
 
-    def _run_path(self, run: str) -> Path:
-        return self._folder / "runs" / f"{sha256(run.encode())}.json"
+    def _request_path(self, kind: str, run: str) -> Path:
+        return self._folder / kind / f"{sha256(run.encode())}.json"
+
+
+def _keep_newest(folder: Path, most: int) -> None:
+    """Remove all but the newest files; one that another process removed meanwhile is none."""
+    ages = {}
+    for file in folder.glob("*.json"):
+        with suppress(FileNotFoundError):
+            ages[file] = file.stat().st_mtime_ns
+    for file in sorted(ages, key=lambda file: ages[file], reverse=True)[most:]:
+        with suppress(OSError):
+            file.unlink()
 
 
 def _read_arrays(path: Path) -> list[NDArray[Any]] | None:

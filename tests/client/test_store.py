@@ -1,11 +1,12 @@
 """What a site keeps: whole, checked, and never under a name that came in a message."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from client.store import SiteStore
+from client.store import MOST_CHECKS, SiteStore
 from fedretrain.contract import Contract, InputSpec, OutputSpec, VariableSpec
 from fedretrain.digest import weights_digest
 from fedretrain.errors import DeclinedRequest
@@ -96,3 +97,18 @@ def test_a_damaged_run_counts_as_missing(tmp_path: Path) -> None:
     (file,) = (tmp_path / "runs").iterdir()
     file.write_bytes(file.read_bytes()[:-20])
     assert store.run("r") is None
+
+
+def test_requests_of_checks_do_not_pile_up(tmp_path: Path) -> None:
+    """A federation that is watched for years leaves those of the newest checks; runs stay, whatever is checked."""
+    store = SiteStore(tmp_path)
+    store.put_run("r", request("r"))
+    for number in range(MOST_CHECKS + 3):
+        store.put_run(f"c{number}", request(f"c{number}").model_copy(update={"check": True}))
+        for file in (tmp_path / "checks").iterdir():  # a file system may tell times in seconds
+            os.utime(file, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns - 10**9))
+    found = {name: store.run(name) for name in ("r", "c0", "c3", f"c{MOST_CHECKS + 2}")}
+    assert {name: kept is not None for name, kept in found.items()} == {
+        "r": True, "c0": False, "c3": True, f"c{MOST_CHECKS + 2}": True,
+    }  # fmt: skip
+    assert len(list((tmp_path / "checks").iterdir())) == MOST_CHECKS
