@@ -27,8 +27,8 @@ from fedretrain.runfolder import RunFolder
 from fedretrain.standing import Standing
 
 from . import desired, uplock
-from .checking.marker import is_check
 from .federation import Federation
+from .kinds import is_check
 
 FINISHED = frozenset({"released", "rejected", "checked"})
 ENDED = FINISHED | {"failed", "given up", "stopped"}

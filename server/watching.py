@@ -26,8 +26,8 @@ from fedretrain.job import Job
 from fedretrain.planning import PlanSection
 from fedretrain.runfolder import RunFolder
 
-from .checking.marker import is_check, mark_check
 from .history import History
+from .kinds import is_check, mark_check
 
 if TYPE_CHECKING:
     from .checking.document import Check

@@ -20,13 +20,13 @@ from fedretrain.job import Job
 from fedretrain.runfolder import RunFolder
 from server.events import EventLog
 from server.federation import Federation
+from server.kinds import is_check, mark_check
 from server.messenger import messenger_of
 from server.registry import Registry
 from server.run import FORMAT
 
 from .ask import ask_check
 from .document import Check
-from .marker import is_check, mark_check
 from .watched import watched
 
 __all__ = ["DOCUMENT", "check", "is_check", "mark_check"]

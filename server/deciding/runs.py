@@ -161,7 +161,7 @@ def _trained_on(result: Mapping[str, Any], mode: str) -> int | None:
 
 def _failed(folder: RunFolder, planned: "PlanRecord | None", clock: Clock) -> Past | None:
     """A run that ended without a verdict, as a retraining in vain; None where it goes on, and for a check."""
-    from server.checking.marker import is_check
+    from server.kinds import is_check
 
     if is_check(folder):
         return None

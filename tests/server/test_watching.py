@@ -15,12 +15,12 @@ from fedretrain.job import Job, load_job
 from fedretrain.runfolder import RunFolder
 from server import decisions, desired, operations, provision, watching
 from server.checking.document import Check
-from server.checking.marker import mark_check
 from server.deciding.evidence import Evidence
 from server.deciding.plan import Plan
 from server.decisions import Voice
 from server.federation import Federation, Settings
 from server.history import History, history_path
+from server.kinds import mark_check
 from server.watching import Clock, keep_looking, next_check
 
 from .upkit import make_job

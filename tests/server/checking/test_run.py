@@ -13,8 +13,8 @@ from fedretrain.job import load_job
 from fedretrain.messages import SUM, request_arrays
 from fedretrain.runfolder import RunFolder
 from server.checking.document import Check
-from server.checking.marker import is_check, mark_check
 from server.checking.run import check
+from server.kinds import is_check, mark_check
 from server.registry import Registry
 from tests.server import keras_job
 from tests.server.grid import ScriptedGrid

@@ -9,9 +9,9 @@ import pytest
 
 from fedretrain.job import Job
 from fedretrain.runfolder import RunFolder
-from server.checking.marker import mark_check
 from server.deciding.plan import Range
 from server.deciding.runs import costs_of, past_of, runs_of
+from server.kinds import mark_check
 from tests.drafts import draft
 from tests.signing import open_registry
 
