@@ -294,7 +294,7 @@ class _Counted:
         return self._found.data if rows.all() else self._found.data.take(rows)
 
     def _stream(self) -> int:
-        """Events among the recent examples: of errors where enough of them have labels, else of confidence."""
+        """Events among the recent examples: of errors where at least half of them have labels, else of confidence."""
         from client.streaming import events
 
         detector, time = self._settings.detector, self._found.data.time
@@ -308,7 +308,7 @@ class _Counted:
         seen: set[tuple[str, int]] = set()
         for spec in self._outputs:
             labelled = recent & self._found.labelled.get(spec.name, np.zeros(len(recent), bool))
-            if labelled.sum() >= self._guard.least:
+            if labelled.sum() >= max(self._guard.least, recent.sum() / 2):
                 kind, rows = "error", labelled
                 of = 1.0 - self._answers.right(spec, self._found.labels[spec.name])
             else:

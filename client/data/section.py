@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fedretrain.contract import Contract
 from fedretrain.errors import DataMismatch
 from fedretrain.job import Reference
 from fedretrain.tomlfile import Section
+from fedretrain.wider import WiderContract
 
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -33,7 +35,9 @@ class TableData(DataSection):
 
     path: str = Field(description="a file, or a shell pattern of several that are read as one")
     columns: Names | dict[str, Names] | None = Field(None, description="features in order; default: the contract's")
-    label: str | Names | dict[str, str | Names] = Field(description="column of the labels, or several")
+    label: str | Names | dict[str, str | Names] | None = Field(
+        None, description="column of the labels, or several; without it data can be checked, not trained on"
+    )
     sample_weight: str | None = Field(None, description="column of the rows' weights")
     timestamp: str | None = Field(None, description="column of when each row was made: ISO 8601, or seconds since 1970")
 
@@ -75,7 +79,9 @@ class TFRecordData(DataSection):
     path: str = Field(description="a file, or a shell pattern of several that are read as one")
     features: dict[str, Feature] = Field(description="dtype and shape by name")
     input: str | dict[str, str] = Field(description="name of the feature that is the model's input")
-    label: str | dict[str, str] = Field(description="name of the feature that is the label")
+    label: str | dict[str, str] | None = Field(
+        None, description="name of the feature that is the label; without it data can be checked, not trained on"
+    )
     sample_weight: str | None = Field(None, description="name of the feature that is the weight")
     timestamp: str | None = Field(None, description="name of the feature that is the time, in seconds since 1970")
     compression: Literal["", "GZIP", "ZLIB"] = ""
@@ -89,13 +95,19 @@ class FunctionData(DataSection):
     path: str | None = Field(None, description="folder it is imported from; default: what is installed")
 
 
-def labelled(said: object, outputs: list[str], what: str) -> list[str]:
+def labelled(said: object, contract: Contract, what: str) -> list[str]:
     """The outputs a site has labels for, by what it says under ``label``: where that is a table, those it names.
 
     Raises:
         DataMismatch: ``data-missing`` where the table names none of them, or leaves one out and names one that the
-            model does not have; ``what`` says what was expected.
+            model does not have; or where nothing is said, unless data are read for a check, which takes them without
+            labels (``fedretrain.wider``). ``what`` says what was expected.
     """
+    outputs = [spec.name for spec in contract.outputs]
+    if said is None:
+        if isinstance(contract, WiderContract):
+            return []
+        raise DataMismatch("data-missing", outputs[0], what)
     if not isinstance(said, Mapping):
         return outputs
     found = [name for name in outputs if name in said]

@@ -108,7 +108,7 @@ def _label_columns(section: TableData, contract: Contract) -> dict[str, tuple[st
     names = [spec.name for spec in contract.outputs]
     wanted = "its column in [data.label] of site.toml"
     found: dict[str, tuple[str, ...]] = {}
-    for name in labelled(section.label, names, wanted):
+    for name in labelled(section.label, contract, wanted):
         chosen = _said_of(section.label, name, len(names))
         if chosen is None:
             raise DataMismatch("data-missing", name, wanted)

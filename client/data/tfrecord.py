@@ -26,8 +26,8 @@ def read(section: TFRecordData, folder: Path, contract: Contract) -> Dataset:
     """The examples; raises DataMismatch."""
     inputs = _names(section.input, [spec.name for spec in contract.inputs], "input")
     place = "its feature in [data.label] of site.toml"
-    with_labels = labelled(section.label, [spec.name for spec in contract.outputs], place)
-    outputs = _names(section.label, with_labels, "label")
+    with_labels = labelled(section.label, contract, place)
+    outputs = _names(section.label or {}, with_labels, "label")
     weight, time = section.sample_weight, section.timestamp
     wanted = {*inputs.values(), *outputs.values(), *filter(None, (weight, time))}
     for name in sorted(wanted):

@@ -138,7 +138,7 @@ def test_a_device_that_fails_is_told_of() -> None:
     assert (got.examples, got.reasons["quality"]) == ({"reference": 6, "recent": 0}, GIVEN)
     recent = got.windows["recent"]
     assert [int(recent["missing"][name]) for name in ("age", "height", "weight")] == [6, 0, 0]
-    assert (recent["duplicates"][""], recent["histograms"]["age"].max()) == (-1, -1)
+    assert (int(recent["duplicates"][""]), int(recent["histograms"]["age"].max())) == (-1, -1)
 
 
 def test_without_labels_times_or_a_model() -> None:

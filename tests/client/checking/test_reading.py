@@ -29,7 +29,7 @@ def contract(**changes: Any) -> Contract:
 
 
 def output(kind: str, labels: tuple[str, ...], shape: tuple[int, ...]) -> tuple[OutputSpec, ...]:
-    return (OutputSpec(name="y", shape=shape, kind=kind, loss="-", labels=labels),)  # type: ignore[arg-type]
+    return (OutputSpec(name="y", shape=shape, kind=kind, loss="-", labels=labels),)
 
 
 def found(arrays: dict[str, Any], of: Contract | None = None, labels: tuple[str, ...] = ()) -> Found:
@@ -138,6 +138,16 @@ def test_a_csv_with_gaps_texts_and_new_names_is_counted(tmp_path: Path) -> None:
     assert [int(rows.sum()) for rows in got.missing.values()] == [1, 1, 0]
     assert got.labels["y"].tolist() == [0, 2, -1]
     with pytest.raises(DataMismatch):
+        load(contract())
+
+
+def test_a_table_without_labels_can_be_checked_and_not_trained_on(tmp_path: Path) -> None:
+    """Where site.toml names no label; training says which column it wants."""
+    (tmp_path / "a.csv").write_text("age,height,weight\n1,2,3\n4,5,6\n")
+    (tmp_path / "site.toml").write_text('[data]\nformat = "csv"\npath = "a.csv"\n')
+    load = reader(load_site(tmp_path / "site.toml"), tmp_path)
+    assert read(load, contract()).data.y["y"].tolist() == [-1, -1]
+    with pytest.raises(DataMismatch, match="data-missing at y: expected its column in"):
         load(contract())
 
 
