@@ -298,7 +298,8 @@ class Answer:
         given = np.array([name in self.business for name in settings.metrics], np.int64)
         units = np.zeros((len(settings.metrics), UNIT_BYTES), np.uint8)
         for row, name in enumerate(settings.metrics):
-            text = self.business.get(name, (0.0, ""))[1].encode()[:UNIT_BYTES]
+            cut = self.business.get(name, (0.0, ""))[1].encode()[:UNIT_BYTES]
+            text = cut.decode(errors="ignore").encode()
             units[row, : len(text)] = np.frombuffer(text, np.uint8)
         events = np.full((EVENTS, 2), -1, np.int64)
         for row, (stream, day) in enumerate(self.events[-EVENTS:]):

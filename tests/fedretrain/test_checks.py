@@ -99,6 +99,9 @@ def test_an_answer_comes_back_as_it_went() -> None:
     sent.windows["recent"]["confusion"]["kind"][1, 2] = 7
     sent.windows["reference"]["duplicates"][""][...] = 9
     sent.business["revenue"] = 12.5, "€/day"
+    long = Answer.blank(WATCHED, SETTINGS, 5, None)
+    long.business["revenue"] = 1.0, "€€€€€€"  # three bytes each: the sixth would be cut in two
+    assert Answer.from_arrays(long.to_arrays(SETTINGS), WATCHED, SETTINGS).business["revenue"][1] == "€€€€€"
     told = Answer(*(getattr(sent, f) for f in ("min_count", "epsilon", "reasons", "examples", "windows", "business")), (
         ("error", 86400),
         ("confidence", 172800),

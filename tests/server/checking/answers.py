@@ -47,11 +47,17 @@ def honest(contract: Contract = WATCHED, settings: CheckSettings = SETTINGS, exa
 
 
 class CheckSite(NumpySite):
-    """Answers a check honestly, but for what ``change`` does to its answer."""
+    """Answers a check honestly, but for what ``change`` does to its answer, and ``spoil`` to the arrays of it."""
 
-    def __init__(self, *args: Any, change: Callable[[Answer], Any] = lambda _: None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        change: Callable[[Answer], Any] = lambda _: None,
+        spoil: Callable[[list[Any]], Any] = lambda _: None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.change = change
+        self.change, self.spoil = change, spoil
 
     def _summed(self, request: SumRequest) -> RecordDict:
         self.summed.append(request.sum)
@@ -59,6 +65,7 @@ class CheckSite(NumpySite):
         assert isinstance(settings, CheckSettings)
         answer = honest(self.contract, settings, self.examples + self.examples // 10)
         arrays = (self.change(answer) or answer).to_arrays(settings)
+        self.spoil(arrays)
         body = SumReply(
             run=request.run,
             site=self.name,

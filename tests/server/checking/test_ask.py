@@ -1,10 +1,11 @@
 """A check of scripted sites: who is in it, who is not and why, whatever the others send."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedretrain.checks import POLICY
@@ -79,6 +80,35 @@ def test_whoever_lies_declines_or_breaks_costs_itself_alone(tmp_path: Path) -> N
         "g": "malformed",
     }
     assert [e["site"] for e in loop.named("check-refused")] == ["b", "c", "d", "g"]
+
+
+def put(array: int, place: Any, value: Any) -> Callable[[list[Any]], None]:
+    def spoil(arrays: list[Any]) -> None:
+        if place is None:
+            arrays[array] = value
+        else:
+            arrays[array][place] = value
+
+    return spoil
+
+
+SPOILT = {
+    "a smallest count that is no number": ("not-finite", put(0, 0, np.nan)),
+    "a smallest count without bound": ("malformed", put(0, 0, 1e30)),
+    "a unit that is no text": ("malformed", put(5, (0, 0), 255)),
+    "an event of no stream": ("malformed", put(6, (0, 0), 9)),
+    "counts of another shape": ("shape", put(7, None, np.zeros(99, np.int64))),
+    "counts of another dtype": ("dtype", put(7, None, np.zeros(3, np.float64))),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_arrays_that_are_no_answer_cost_the_site_alone(tmp_path: Path, what: str) -> None:
+    """Whatever is in them; the code says what."""
+    code, spoil = SPOILT[what]
+    found, _ = asked(tmp_path, [CheckSite("a", 10, spoil=spoil), CheckSite("b", 10)])
+    assert sorted(found.sites) == ["b"]
+    assert found.declined["a"].startswith(code)
 
 
 def test_a_second_answer_changes_nothing(tmp_path: Path) -> None:
