@@ -40,7 +40,7 @@ _UNITS: Final[dict[Unit, str]] = {
     "kwh": "energy",
 }
 _BASIS: Final = {
-    "prior": "stated priors: nothing of the kind ran here yet",
+    "prior": "stated priors",
     "past": "past retrainings of this model",
 }
 _SETTINGS: Final = {
@@ -100,7 +100,7 @@ def _evidence(evidence: Evidence) -> Iterator[str]:
         ("recent examples with a label nobody asked for", str(evidence.unknown_labels or "")),
         ("sites that answered", str(evidence.sites)),
         ("sites it was not trained at", ", ".join(evidence.new_sites)),
-        ("released", _time(evidence.released_at) if evidence.released_at else ""),
+        ("examples are new from", _time(evidence.released_at) if evidence.released_at else ""),
     ]
     yield from _table(("what is known", ""), [row for row in rows if row[1]])
     if evidence.too_little:
@@ -130,7 +130,7 @@ def _past(past: Sequence[Past]) -> Iterator[str]:
             run.action,
             "released" if run.released else "not released",
             _points(run.gain),
-            _points(run.forgetting),
+            "" if run.forgetting is None else f"{run.forgetting * 100:.1f} points",
             words.seconds(run.seconds),
             words.size(run.bytes),
         )
@@ -204,7 +204,7 @@ def _scored(score: Score | None) -> list[str]:
     rows += [(_UNITS[unit], *_amount(score.costs[unit], _teller(unit))) for unit in UNITS if unit in score.costs]
     lines = ["## What came of it", "", f"{score.outcome}." + (f" Run `{score.run}`." if score.run else "")]
     if score.forgetting is not None:
-        lines += ["", f"Forgotten of what is older: {_points(score.forgetting)}."]
+        lines += ["", f"Forgotten of what is older: {score.forgetting * 100:.1f} points."]
     return [*lines, "", *_table(("", "expected", "actual", "within the range"), rows)] if rows else lines
 
 
