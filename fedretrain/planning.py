@@ -156,7 +156,7 @@ class PlanSection(Section):
     fewest_new: int = Field(50, ge=1, description="new examples without which nothing is retrained")
     fewest_of_label: int = Field(20, ge=1, description="examples of a label the model does not know, to learn it")
     hysteresis: int = Field(2, ge=1, description="checks in a row that a drift has to stand")
-    sure_loss: float = Field(0.05, gt=0, description="metric lost, with its intervals, with which one check is enough")
+    sure_loss: float = Field(0.05, gt=0, description="metric lost, with its interval, that needs no second check")
     cool_down: Duration = Field("1d", description="least time between retrainings; each in vain doubles it")
     share_full: float = Field(0.2, gt=0, description="new examples per old one from which all data are trained on")
     full_mode: Literal["continue", "full"] = Field(

@@ -77,6 +77,12 @@ _LITTLE: Final[Mapping[Nature, Mapping[Retraining, Range]]] = {
         "transfer": Range(0.1, 0.4, 0.8),
         "full": Range(0.0, 0.3, 0.6),
     },
+    "unfinished": {
+        "incremental": Range(0.2, 0.7, 1.0),
+        "replay": Range(0.2, 0.7, 1.0),
+        "transfer": Range(0.1, 0.3, 0.6),
+        "full": Range(0.0, 0.5, 0.9),
+    },
     "labels": {"extend": Range(0.5, 0.9, 1.0)},
 }
 """Where there are few new data beside the old ones."""

@@ -9,6 +9,7 @@ round. C. Cortes et al.: Learning Curves: Asymptotic Values and Rate of Converge
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -37,6 +38,18 @@ def fell(evidence: Evidence, policy: PlanSection) -> Range | None:
     return below(reached, _range(evidence.metric))
 
 
+def unrecovered(evidence: Evidence, policy: PlanSection) -> Range | None:
+    """The level that past retrainings reached, where the metric on recent data is ``plan.sure_loss`` below; else None.
+
+    The metric counts with its interval, the level as it is expected: how many examples a curve is from is not known.
+    It is from validation parts of the data trained on, so data that stay harder lower it with each retraining.
+    """
+    reached = level(evidence.past)
+    if reached is None or evidence.metric is None or not labelled(evidence):
+        return None
+    return reached if reached.expected - evidence.metric.high >= policy.sure_loss else None
+
+
 def reachable(evidence: Evidence, policy: PlanSection) -> Range | None:
     """How good the model can be, as the module says; None where nothing is known."""
     curves = level(evidence.past)
@@ -51,7 +64,7 @@ def reachable(evidence: Evidence, policy: PlanSection) -> Range | None:
 def level(past: Sequence[Past]) -> Range | None:
     """Where the curves of the latest released retrainings ended; None without any of four rounds or more."""
     curves = [one.curve for one in past if one.released and len(one.curve) >= _FEWEST_POINTS]
-    ends = [_end(curve) for curve in curves[-CURVES:] if all(map(math.isfinite, curve))]
+    ends = [_end(tuple(curve)) for curve in curves[-CURVES:] if all(map(math.isfinite, curve))]
     if not ends:
         return None
     values, deviations = [end for end, _ in ends], [deviation for _, deviation in ends]
@@ -72,7 +85,8 @@ def power_law(curve: Sequence[float]) -> tuple[float, float, float]:
     return float(a), float(b), float(c)
 
 
-def _end(curve: Sequence[float]) -> tuple[float, float]:
+@lru_cache(maxsize=64)
+def _end(curve: tuple[float, ...]) -> tuple[float, float]:
     """The fitted end of a curve and the deviation of what is left; without a fit the mean of its last quarter."""
     values = np.asarray(curve, dtype=np.float64)
     try:

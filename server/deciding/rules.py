@@ -16,10 +16,11 @@ from typing import Final, Literal
 from fedretrain.planning import PlanSection, duration
 
 from .evidence import Estimate, Evidence, Signal
-from .level import fell
+from .level import fell, unrecovered
 
-Nature = Literal["labels", "concept", "label", "covariate", "more"]
-"""What is new about the data: labels, meaning, how frequent labels are, inputs, or nothing but their number."""
+Nature = Literal["labels", "concept", "label", "covariate", "unfinished", "more"]
+"""What is new about the data: labels, meaning, how frequent labels are, inputs, what the last retraining did not get
+over, or nothing but their number."""
 DRIFTS: Final[tuple[Nature, ...]] = ("concept", "label", "covariate")
 _CALLED = {
     "concept": "what inputs mean",
@@ -78,7 +79,8 @@ def nature(evidence: Evidence, policy: PlanSection) -> Nature:
     if learnable(evidence, policy):
         return "labels"
     kinds = {signal.kind for signal in standing(evidence, policy)}
-    return next((kind for kind in DRIFTS if kind in kinds), "more")
+    rest: Nature = "unfinished" if _unrecovered_found(evidence, policy) else "more"
+    return next((kind for kind in DRIFTS if kind in kinds), rest)
 
 
 def about(estimate: Estimate) -> str:
@@ -146,6 +148,16 @@ def _checks(count: int) -> str:
     return "one check" if count == 1 else f"{count} checks in a row"
 
 
+def _unrecovered_found(evidence: Evidence, policy: PlanSection) -> str | None:
+    reached = unrecovered(evidence, policy) if policy.drift else None
+    if reached is None or evidence.metric is None:
+        return None
+    return (
+        f"Past retrainings reached {reached.expected:.3f} where they trained; the metric on recent data is "
+        f"{about(evidence.metric)}: the last one did not get over what had changed."
+    )
+
+
 def _site_found(evidence: Evidence, _policy: PlanSection) -> str | None:
     if not evidence.new_sites:
         return None
@@ -194,6 +206,14 @@ RULES: Final[tuple[Rule, ...]] = (
         _below_missing,
     ),
     *(_drift_rule(kind) for kind in DRIFTS),
+    Rule(
+        "not-recovered",
+        lambda p: f"{p.sure_loss:g} below what past retrainings reached" if p.drift else None,
+        _unrecovered_found,
+        lambda _e, p: (
+            f"The metric on recent data, with its interval, {p.sure_loss:g} below what past retrainings reached."
+        ),
+    ),
     Rule(
         "new-site",
         lambda p: "a site that the release in use was not trained at" if p.new_site else None,

@@ -114,6 +114,11 @@ CASES: dict[str, tuple[Evidence, PlanSection, dict[str, Cost]]] = {
         PlanSection(),
         {"replay": Cost(same(100), same(1e6), same(300), None, 3), "incremental": Cost(same(80), runs=1)},
     ),
+    "not-recovered": (
+        replace(QUIET, metric=estimate(0.8), reference=estimate(0.8), past=(past(10, curve=CURVE),)),
+        PlanSection(),
+        {},
+    ),
     "not-allowed": (DRIFTED, PlanSection(actions=("extend",)), {}),
 }
 

@@ -46,6 +46,7 @@ EXPECTED = {
     "roll-back": ("roll-back", None),
     "roll-back-explained-by-drift": ("replay", None),
     "experience": ("incremental", None),
+    "not-recovered": ("incremental", None),
     "not-allowed": ("watch", None),
 }
 
@@ -108,6 +109,7 @@ pasts = st.lists(
         gain=st.none() | st.floats(-0.1, 0.3),
         predicted=st.none() | st.floats(0, 0.3),
         released=st.booleans(),
+        curve=st.sampled_from(((), (0.9,) * 4)),
     ),
     max_size=4,
 ).map(lambda found: tuple(sorted(found, key=lambda one: one.at)))
@@ -262,6 +264,15 @@ def test_one_check_is_enough_where_the_metric_surely_fell() -> None:
     for high, acts in ((0.871, False), (0.87, True)):
         metric = replace(estimate(0.84), high=high)
         assert decide(replace(DRIFTED, metric=metric, signals=once), PlanSection(), {}).acts is acts
+
+
+def test_what_a_retraining_did_not_get_over_is_tried_again_until_its_curves_say_otherwise() -> None:
+    """A level of 0.88 and a metric of 0.83 at most; where a further curve ends at 0.80 too, the mean is 0.84."""
+    stuck = replace(QUIET, metric=estimate(0.79), past=(past(20, curve=(0.88,) * 5),))
+    assert decide(stuck, PlanSection(), {}).rule == "not-recovered"
+    assert decide(replace(stuck, metric=estimate(0.81)), PlanSection(), {}).action == "nothing"
+    again = replace(stuck, past=(*stuck.past, past(10, curve=(0.8,) * 5)))
+    assert decide(again, PlanSection(), {}).action == "nothing"
 
 
 def test_retraining_in_vain_waits_ever_longer() -> None:
