@@ -87,10 +87,8 @@ def _strata(pairs: Sequence[tuple[Sequence[int | None], Sequence[int | None]]], 
 
 def joined(strata: Sequence[Strata]) -> Strata:
     """Strata of several sites, each compared with itself."""
-    return Strata(
-        *(np.concatenate([getattr(s, name) for s in strata], axis=1) for name in ("alike", "apart", "of")),
-        noise=np.concatenate([s.noise for s in strata]),
-    )
+    alike, apart, of = (np.concatenate([getattr(s, n) for s in strata], axis=1) for n in ("alike", "apart", "of"))
+    return Strata(alike, apart, of, np.concatenate([s.noise for s in strata]))
 
 
 EXPLANATIONS: tuple[tuple[tuple[str, ...], Explain], ...] = (

@@ -130,7 +130,7 @@ def estimated_effect(pairs: Sequence[Pair], known: Sequence[Windows], output: st
     """
     if not known:
         return None
-    matrix = sum(_confusion(w, output) for w in known)
+    matrix = np.sum([_confusion(w, output) for w in known], axis=0)
     of_label = matrix.sum(axis=1)
     used = of_label >= _SCARCE
     if used.sum() < 2:
@@ -138,13 +138,18 @@ def estimated_effect(pairs: Sequence[Pair], known: Sequence[Windows], output: st
     c = (matrix[used][:, used] / of_label[used, None]).T
     if np.linalg.svd(c, compute_uv=False)[-1] < LEAST_SINGULAR:
         return None
-    shares = []
-    for counts in (sum(p.reference.mean(axis=0) for p in pairs), sum(p.recent.mean(axis=0) for p in pairs)):
-        estimate = np.clip(np.linalg.solve(c, counts[used] / counts.sum()), 0, None)
-        n = counts.sum()
-        shares.append((estimate / estimate.sum() * n + 0.5) / (n + 0.5 * len(estimate)))
-    before, since = shares
+    before = _estimated(c, np.sum([p.reference.mean(axis=0) for p in pairs], axis=0)[used])
+    since = _estimated(c, np.sum([p.recent.mean(axis=0) for p in pairs], axis=0)[used])
     return float(((since - before) * np.log(since / before)).sum())
+
+
+def _estimated(c: Floats, answers: Floats) -> Floats:
+    """Shares of the labels that these answers come from, half an example added to each."""
+    n = float(answers.sum())
+    examples = np.clip(np.linalg.solve(c, answers), 0, None)
+    shares: Floats = examples / max(float(examples.sum()), 1e-9) * n + 0.5
+    total = shares.sum()
+    return np.asarray(shares / total)
 
 
 def _confusion(windows: Windows, output: str) -> Floats:

@@ -11,6 +11,7 @@ a test could take:
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.special import ndtri
@@ -79,7 +80,7 @@ def _shares(sites: Sequence[Windows]) -> Iterator[tuple[str, str, Callable[[Wind
     """What is counted as a share: its subject, its name, and how often it is."""
     for field in ("missing", "impossible"):
         for column in sorted({column for w in sites for column in getattr(w.recent, field)}):
-            yield f"{field} {column}", f"{field} values of {column}", lambda w, f=field, c=column: _values(w, f, c)
+            yield f"{field} {column}", f"{field} values of {column}", partial(_values, field=field, column=column)
     yield "label noise", "labels that the model confidently takes for others", _noise
 
 
@@ -104,8 +105,8 @@ def _groups(counted: Sequence[Counted]) -> Iterator[tuple[str | None, Sequence[C
 def _risen(subject: str, name: str, site: str | None, counted: Sequence[Counted], level: float) -> Question | None:
     of = np.array([c.of for c in counted], np.float64).T
     noise = np.array([c.windows.noise for c in counted])
-    hits = (np.minimum(np.array([c.reading(apart=apart) for c in counted]).T, of) for apart in (False, True))
-    found = rises(*hits, of, noise)
+    alike, apart = (np.array([c.reading(apart=how) for c in counted]).T for how in (False, True))
+    found = rises(np.minimum(alike, of), np.minimum(apart, of), of, noise)
     if found is None:
         return None
     near, far = found

@@ -289,7 +289,7 @@ def _alarms(seeds: int, options: argparse.Namespace) -> Table:
         command=f"python -m simulations.benchmarks.drift --seeds {seeds}",
     )
     for s, n in product(sites, examples):
-        cells = []
+        cells: list[str | None] = []
         for g in GUARDINGS:
             outcomes = found.get(Case(n, s, g, NOTHING))
             if outcomes is None:

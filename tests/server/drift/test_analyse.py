@@ -127,8 +127,8 @@ def test_expected_accuracy_is_the_mean_confidence() -> None:
     drawn = check(1, 3000, 2, PLAIN, NOTHING)
     whole = analyse(drawn, (), SETTINGS).performance[0]
     recent = [site.recent for site in drawn.sites.values()]
-    assert whole.expected == pytest.approx(sum(sum(w.confidence_sum["y"]) for w in recent) / 6000)
-    right = sum(sum(w.right["y"]) for w in recent) / 6000
+    assert whole.expected == pytest.approx(sum(c or 0 for w in recent for c in w.confidence_sum["y"]) / 6000)
+    right = sum(c or 0 for w in recent for c in w.right["y"]) / 6000
     assert whole.recent is not None
     assert whole.recent.value == pytest.approx(right)
     assert whole.recent.low < right < whole.recent.high
@@ -162,7 +162,7 @@ def test_order_has_no_effect_and_findings_survive_json() -> None:
     """Sites in another order, and there and back through JSON, are the same findings to the bit."""
     drawn = check(1, 500, 4, GUARDED, Change("", "", inputs=0.5))
     found = analyse(drawn, (), SETTINGS)
-    backwards = replace(drawn, sites=dict(reversed(drawn.sites.items())))
+    backwards = replace(drawn, sites=dict(reversed(list(drawn.sites.items()))))
     assert analyse(backwards, (), SETTINGS) == found
     assert Findings.from_json(json.loads(json.dumps(found.to_json()))) == found
     assert analyse(Check.from_json(json.loads(json.dumps(drawn.to_json()))), (), SETTINGS) == found
