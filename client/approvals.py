@@ -178,7 +178,7 @@ def _check_words(request: "PrepareRequest") -> list[str]:
         "a check: trains nothing, changes nothing, and sends no change to a model",
         f"counts the examples in each cell of these features: {features}",
         f"counts labels, and what the model makes of the examples, for: {outputs}",
-        f"sends counts alone, of examples before and since the release, as far as the policy allows: {told}",
+        f"sends counts, and the [metrics] of site.toml that are asked for, as far as the policy allows: {told}",
     ]
 
 

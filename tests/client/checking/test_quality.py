@@ -2,15 +2,16 @@
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from client.checking.quality import Suspects, digests, doubtful, repeats, trainable
-from fedretrain.dataset import Dataset, as_arrays
+from fedretrain.dataset import Dataset, as_arrays, from_arrays
 from fedretrain.errors import DataMismatch
 
-from .test_reading import NAN, contract
+from .test_reading import NAN, contract, found, output
 
 
 def test_confident_disagreement_by_hand() -> None:
@@ -35,6 +36,26 @@ def test_the_same_inputs_and_label_are_a_repetition() -> None:
     rows = digests(as_arrays(data, contract()), contract())
     assert repeats(rows).tolist() == [False, True, False, True]
     assert repeats(rows, np.array([3.0, 1.0, 2.0, 2.0])).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "labels", "y"),
+    [
+        ("multiclass", (2,), ("no", "yes"), [[0], [1]]),
+        ("binary", (1,), ("0", "1"), [0, 1]),
+        ("onehot", (2,), ("no", "yes"), [[0.0, 1], [0.9, 0.1]]),
+        ("multilabel", (2,), ("a", "b"), [[0, 1], [1, 1]]),
+        ("regression", (1,), (), [0.5, 1.5]),
+    ],
+)
+def test_a_check_and_training_know_the_same_examples(
+    kind: str, shape: tuple[int, ...], labels: tuple[str, ...], y: Any
+) -> None:
+    """Whichever form labels have: what a check suspects, training finds again."""
+    of = contract(outputs=output(kind, labels, shape))
+    arrays = {"x": np.eye(2, 3), "y": np.array(y)}
+    trained, _ = trainable(from_arrays(arrays, of), of, (), frozenset())
+    assert digests(found(arrays, of, ("new",)).data, of) == digests(trained, of)
 
 
 def test_training_leaves_out_what_the_policy_says_and_nothing_else(tmp_path: Path) -> None:
