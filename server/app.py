@@ -21,11 +21,13 @@ from fedretrain import atomic
 from fedretrain.errors import ConfigurationError, FedretrainError, MachineError
 from fedretrain.runfolder import RunFolder
 
-from .checking.run import check, is_check
+from .checking.run import check
 from .deliver import deliver
 from .federation import Federation
 from .guarded import guarded
+from .kinds import is_check, is_trial
 from .run import execute
+from .trial import run_trial
 
 app = ServerApp()
 log = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ def _run(folder: RunFolder, grid: Grid, federation: Federation | None) -> None:
     try:
         if is_check(folder):
             check(folder.load_job(), grid, folder, federation=federation)
+        elif is_trial(folder):
+            run_trial(folder.load_job(), grid, folder, federation=federation)
         else:
             execute(folder.load_job(), grid, folder, federation=federation)
     except Exception as error:

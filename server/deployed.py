@@ -1,11 +1,11 @@
-"""A federation's sites as a place to watch (``server.watching``): what is asked goes through `server up`.
+"""A federation's sites as a place to watch (``server.watching``) or to try settings: what is asked goes by `server up`.
 
-Invariant: nothing is done here but writing down what is wanted and waiting for it, so that a check goes on, and is not
-lost, when whoever waits for it does not.
+Invariant: nothing is done here but writing down what is wanted and waiting for it, so that a check, or a trial of a
+search, goes on, and is not lost, when whoever waits for it does not.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fedretrain.errors import ConfigurationError, FedretrainError, MachineError, RunFailed, RunStopped
 from fedretrain.job import Job
@@ -14,6 +14,7 @@ from fedretrain.runfolder import RunFolder
 
 from . import desired, operations
 from .federation import Federation
+from .kinds import mark_trial
 from .watch import until_ended
 from .watching import read_check
 
@@ -56,13 +57,32 @@ class Deployed:
             return read_check(folder)
         if state == "stopped":
             raise RunStopped(f"check {folder.run_id}: was stopped; to go on: fedretrain server resume {folder.run_id}")
-        raise self._error(folder, state)
+        raise self._error(f"check {folder.run_id}", folder, state)
+
+    def trial(self, job: Job, folder: RunFolder) -> dict[str, Any]:  # noqa: ARG002  # it stands in the folder
+        """Ask `server up` for a trial of a search and wait for it; its record (``server.trial``).
+
+        Raises:
+            FedretrainError: As ``check``.
+        """
+        from .trial import read_trial  # loads Flower
+
+        mark_trial(folder)
+        if operations.run_state(folder, running=True) != "tried":
+            desired.ask(folder, "run")
+        state = until_ended(self._federation, folder, self._progress)
+        record = read_trial(folder) if state == "tried" else None
+        if record is not None:
+            return record
+        if state == "stopped":
+            raise RunStopped(f"trial {folder.run_id}: was stopped; to go on: start the search again")
+        raise self._error(f"trial {folder.run_id}", folder, state)
 
     def run(self, folder: RunFolder) -> None:
         """Ask `server up` for the run; does not wait for it."""
         desired.ask(folder, "run")
 
-    def _error(self, folder: RunFolder, state: str) -> FedretrainError:
+    def _error(self, what: str, folder: RunFolder, state: str) -> FedretrainError:
         failed = desired.failure(folder)
         kind = _ERRORS.get(operations.exit_code(state, failed) or 1, MachineError)
-        return kind(f"check {folder.run_id}: {operations.why(folder)}")
+        return kind(f"{what}: {operations.why(folder)}")

@@ -11,6 +11,7 @@ A run's ``state`` is one of::
     failed      only its operator can mend it     given up   too many starts without progress
     released    finished                          rejected   finished; the model in use stays
     checked     finished: a check (``server.watching``), which trains nothing
+    tried       finished: a trial of a search (``server.search``), which releases nothing
 """
 
 import json
@@ -30,9 +31,9 @@ from . import desired, uplock
 from .federation import Federation
 from .kinds import is_check
 
-FINISHED = frozenset({"released", "rejected", "checked"})
+FINISHED = frozenset({"released", "rejected", "checked", "tried"})
 ENDED = FINISHED | {"failed", "given up", "stopped"}
-EXIT_CODES = {"released": 0, "checked": 0, "rejected": 3, "stopped": 1, "given up": 1}
+EXIT_CODES = {"released": 0, "checked": 0, "tried": 0, "rejected": 3, "stopped": 1, "given up": 1}
 
 
 def retrain(federation: Federation, path: Path, run_id: str | None = None) -> RunFolder:
@@ -44,7 +45,7 @@ def retrain(federation: Federation, path: Path, run_id: str | None = None) -> Ru
         MachineError: The disk.
     """
     job = load_job(path).model_copy(update={"simulation": None})  # where a simulation's sites lie is not our concern
-    _check(federation, job, path)
+    check_members(federation, job, path)
     run = run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder = RunFolder.create(federation.folder, run, job)
     if desired.desired(folder) is None:
@@ -206,8 +207,8 @@ def server(federation: Federation) -> dict[str, Any]:
     }
 
 
-def _check(federation: Federation, job: Job, path: Path) -> None:
-    """What can be seen to be wrong without opening the model."""
+def check_members(federation: Federation, job: Job, path: Path) -> None:
+    """What can be seen to be wrong without opening the model; raises ConfigurationError, which names the job's file."""
     from strategies.registry import check_job  # waits for NumPy, which nothing else here needs
 
     check_job(job)

@@ -9,7 +9,8 @@ Invariants:
   folder, so a search that broke off is started again and goes on.
 - There is no other method in KerasTuner's place where it is not installed.
 
-Layout: ``OUT/search.json``, replaced after every trial, and a folder for each in ``OUT/runs``.
+Layout: ``OUT/search.json``, replaced after every trial, and a folder for each in ``OUT/runs``; in a federation's folder
+``state/NAME.json`` and ``runs/NAME-001`` and so on, with a name that follows from job and space (``name_of``).
 Format ``fedretrain.search/1``::
 
     {"format", "job": digest, "search": the job's table without trials,
@@ -22,12 +23,14 @@ https://github.com/keras-team/keras-tuner; "bayesian" is its Gaussian process wi
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from fedretrain import atomic
+from fedretrain.digest import json_digest
 from fedretrain.errors import ConfigurationError, RunFailed
 from fedretrain.job import Job
 from fedretrain.runfolder import RunFolder
@@ -42,12 +45,37 @@ Try = Callable[[Job, RunFolder], Record]
 """Runs one trial's job in its folder; its record (``server.trial``)."""
 
 
-def search(job: Job, out: Path, run_trial: Try, say: Callable[[str], None] = lambda _: None) -> Record:
+@dataclass(frozen=True)
+class Place:
+    """Where a search lies: ``file`` takes its record, ``out`` the folders of its trials, which are called ``trial``."""
+
+    file: Path
+    out: Path
+    trial: str = "trial"
+
+    @classmethod
+    def of_simulation(cls, out: Path) -> "Place":
+        """A folder that has nothing but this search."""
+        return cls(out / "search.json", out)
+
+    @classmethod
+    def of_federation(cls, folder: Path, job: Job) -> "Place":
+        """Beside the runs of a federation."""
+        name = name_of(job)
+        return cls(folder / "state" / f"{name}.json", folder, name)
+
+
+def name_of(job: Job) -> str:
+    """A name that no other search has; raises ConfigurationError where the job has no [search]."""
+    return f"search-{json_digest([job.digest, _space(section_of(job))])[:8]}"
+
+
+def search(job: Job, place: Place, run_trial: Try, say: Callable[[str], None] = lambda _: None) -> Record:
     """Try points of the job's space until there are enough; the search's record, see the module docstring.
 
     Args:
         job: With a [search] table, and an optimizer where the space has one of its settings.
-        out: Folder of the search.
+        place: Where the search lies.
         run_trial: Makes one trial.
         say: Is told what is tried; not of trials that an earlier start has finished.
 
@@ -58,18 +86,18 @@ def search(job: Job, out: Path, run_trial: Try, say: Callable[[str], None] = lam
         FedretrainError: As ``run_trial``.
     """
     section = section_of(job)
-    _check_folder(out, job)
+    _check_file(place.file, job)
     trials: list[Record] = []
 
     def measure(point: Mapping[str, int | float]) -> float:
         number, values = len(trials) + 1, values_of(section, point)
         part = trial_job(job, values)
-        folder = RunFolder.create(out, f"trial-{number:03d}", part)
+        folder = RunFolder.create(place.out, f"{place.trial}-{number:03d}", part)
         if not is_finished(folder):
             say(f"trial {number} of {section.trials}{_so_far(section, trials)}: {told(values)}")
         record = run_trial(part, folder)
         trials.append({"trial": number, "values": values, **{k: v for k, v in record.items() if k != "format"}})
-        atomic.write_json(out / "search.json", _record(job, section, trials))
+        atomic.write_json(place.file, _record(job, section, trials))
         if record["reason"]:
             raise RunFailed(record["reason"])
         if record[section.metric] is None:
@@ -126,11 +154,10 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
 
 
-def _check_folder(out: Path, job: Job) -> None:
-    """Raise ConfigurationError where the folder is another search's."""
-    path = out / "search.json"
+def _check_file(path: Path, job: Job) -> None:
+    """Raise ConfigurationError where the file is another search's."""
     if not path.exists():
-        atomic.make_folder(out)
+        atomic.make_folder(path.parent)
         return
     try:
         with atomic.disk_errors(path, "read"):

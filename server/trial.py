@@ -56,23 +56,34 @@ def run_trial(
         ConfigurationError: Job or model are wrong.
         MachineError: The disk, or the way to the sites.
     """
-    path = folder.root / _FILE
     with folder.lock():
-        if kept := atomic.read_json(path, FORMAT, "delete it to have the trial made again"):
-            return kept
-        began = time.monotonic()
-        try:
-            record = _measured(job, grid, folder, EventLog(folder, watcher), federation)
-        except RunFailed as failed:  # with these settings; others may do better
-            record = {"loss": None, "accuracy": None, "examples": 0, "sites": [], "bytes": 0, "reason": str(failed)}
-        record = {"format": FORMAT, **record, "seconds": round(time.monotonic() - began, 3)}
-        atomic.write_json(path, record)
+        record = read_trial(folder)
+        if record is None:
+            record = _made(job, grid, folder, EventLog(folder, watcher), federation)
+            atomic.write_json(folder.root / _FILE, record)
+        if not folder.result.exists():  # by which `server up` knows that there is nothing left to do
+            atomic.write_json(folder.result, {"outcome": "tried", "release": None})
         return record
+
+
+def read_trial(folder: RunFolder) -> Record | None:
+    """The record in a trial's folder, None where it is not finished; raises ConfigurationError where it is damaged."""
+    return atomic.read_json(folder.root / _FILE, FORMAT, "delete it to have the trial made again")
 
 
 def is_finished(folder: RunFolder) -> bool:
     """Whether a trial stands in its folder, so that ``run_trial`` does not make it again."""
     return (folder.root / _FILE).exists()
+
+
+def _made(job: Job, grid: Grid, folder: RunFolder, emit: EventLog, federation: Federation | None) -> Record:
+    """The record, with the reason where these settings lead to no number: others may do better."""
+    began = time.monotonic()
+    try:
+        record = _measured(job, grid, folder, emit, federation)
+    except RunFailed as failed:
+        record = {"loss": None, "accuracy": None, "examples": 0, "sites": [], "bytes": 0, "reason": str(failed)}
+    return {"format": FORMAT, **record, "seconds": round(time.monotonic() - began, 3)}
 
 
 def _measured(job: Job, grid: Grid, folder: RunFolder, emit: EventLog, federation: Federation | None) -> Record:

@@ -78,6 +78,8 @@ def _show(federation: Federation, run: RunFolder, folder: Path, as_json: bool, c
         typer.echo(json.dumps(value, allow_nan=False))
     elif value["check"]:
         typer.echo(f"check {run.run_id}: to write down and show what it found: fedretrain server drift")
+    elif value["state"] == "tried":
+        typer.echo(f"trial {run.run_id}: finished; to go on with its search, start that again")
     elif value["result"] is not None:
         show_result(Console(), value["result"], folder.resolve(), _events(run, "site-declined"), "--folder")
     return code

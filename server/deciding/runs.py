@@ -40,7 +40,7 @@ class Runs:
     Attributes:
         past: Retrainings that ended, oldest first; those that failed are among them.
         release: Id of the release in use; None before the first.
-        released_at: When it was released.
+        released_at: When it was released; None for one that was brought in as it is, which learned nothing then.
         previous_release: Id of the release before it; None where there is none.
         sites: That it was trained at; None where it was brought in as it is.
         previous_is_first: Whether the release before was brought in as it is.
@@ -92,7 +92,7 @@ def runs_of(out: Path, plans: "Sequence[PlanRecord]" = (), clock: Clock = lambda
     return Runs(
         past=past,
         release=in_use.id,
-        released_at=clock(in_use.run, datetime.fromisoformat(in_use.published)),
+        released_at=None if _is_first(in_use) else clock(in_use.run, datetime.fromisoformat(in_use.published)),
         previous_release=None if before is None else before.id,
         sites=None if _is_first(in_use) else frozenset(in_use.lineage.get("sites", ())),
         previous_is_first=before is not None and _is_first(before),
@@ -160,10 +160,10 @@ def _trained_on(result: Mapping[str, Any], mode: str) -> int | None:
 
 
 def _failed(folder: RunFolder, planned: "PlanRecord | None", clock: Clock) -> Past | None:
-    """A run that ended without a verdict, as a retraining in vain; None where it goes on, and for a check."""
-    from server.kinds import is_check
+    """A run that ended without a verdict, as a retraining in vain; None where it goes on or is no retraining."""
+    from server.kinds import is_check, is_trial
 
-    if is_check(folder):
+    if is_check(folder) or is_trial(folder):
         return None
     events = list(folder.read_events())
     if not events or events[-1]["event"] != "failed":

@@ -13,7 +13,7 @@ from fedretrain.errors import ConfigurationError, RunFailed
 from fedretrain.job import Job, load_job
 from fedretrain.runfolder import RunFolder
 from fedretrain.searchspace import placed
-from server.search import search, told, trial_job
+from server.search import Place, name_of, search, told, trial_job
 from server.trial import run_trial
 
 from .grid import NumpySite, ScriptedGrid
@@ -141,29 +141,39 @@ def test_the_same_points_are_tried_again_and_the_best_is_named(job: Job, tmp_pat
     assert job.search is not None
     wanted = job.model_copy(update={"search": job.search.model_copy(update={"method": method, "trials": 8})})
     noted: list[float] = []
-    found = search(wanted, tmp_path / "one", _try(noted))
+    found = search(wanted, Place.of_simulation(tmp_path / "one"), _try(noted))
     assert len(found["trials"]) == len(noted) == 8
     known = [trial for trial in found["trials"] if trial["loss"] is not None]
     assert found["best"] == min(known, key=lambda trial: trial["loss"])["trial"]
     assert json.loads((tmp_path / "one" / "search.json").read_bytes()) == found
     again: list[float] = []
-    search(wanted, tmp_path / "two", _try(again))
+    search(wanted, Place.of_simulation(tmp_path / "two"), _try(again))
     assert again == noted
     other = wanted.model_copy(update={"train": wanted.train.model_copy(update={"rounds": 7})})
     with pytest.raises(ConfigurationError, match="search of this job, got another"):
-        search(other, tmp_path / "one", _try([]))
+        search(other, Place.of_simulation(tmp_path / "one"), _try([]))
 
     def broken(_part: Job, _folder: RunFolder) -> dict[str, Any]:
         raise ConfigurationError("wrong model")
 
     with pytest.raises(ConfigurationError, match="wrong model"):
-        search(wanted, tmp_path / "three", broken)
+        search(wanted, Place.of_simulation(tmp_path / "three"), broken)
     with pytest.raises(RunFailed, match="none of 8 trials came to a number; the last one: no luck"):
         search(
             wanted,
-            tmp_path / "four",
+            Place.of_simulation(tmp_path / "four"),
             lambda *_: {"format": "", "loss": None, "accuracy": None, "reason": "no luck"},
         )
+
+
+def test_searches_of_one_federation_lie_beside_each_other(job: Job, tmp_path: Path) -> None:
+    """Another space is another search; more trials are the same one, which goes on."""
+    assert job.search is not None
+    more = job.model_copy(update={"search": job.search.model_copy(update={"trials": 9})})
+    other = job.model_copy(update={"search": job.search.model_copy(update={"rounds": 2})})
+    assert name_of(more) == name_of(job) != name_of(other)
+    place = Place.of_federation(tmp_path, job)
+    assert (place.file, place.out, place.trial) == (tmp_path / "state" / f"{name_of(job)}.json", tmp_path, name_of(job))
 
 
 def test_without_keras_tuner_the_command_says_what_to_install(
