@@ -171,5 +171,9 @@ def _question(  # noqa: PLR0913, PLR0917 - the numbers of one sentence
         large=effect > threshold,
         unclear=unclear,
         name=f"what the model should answer ({output}) {at(site)}",
-        numbers=f"accuracy at equal inputs and labels fell by {effect:.3f}, threshold {threshold:.3f}{explained}",
+        numbers=f"accuracy at equal inputs and labels {_fell(effect)}, threshold {threshold:.3f}{explained}",
     )
+
+
+def _fell(by: float) -> str:
+    return f"fell by {by:.3f}" if by >= 0 else f"rose by {-by:.3f}"

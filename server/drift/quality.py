@@ -130,7 +130,7 @@ def _risen(subject: str, name: str, site: str | None, counted: Sequence[Counted]
         large=near.effect > threshold,
         unclear=unclear,
         name=f"the share of {name} {at(site)}",
-        numbers=f"it rose by {near.effect:.3f}, threshold {threshold:.3f}",
+        numbers=f"it {'rose' if near.effect >= 0 else 'fell'} by {abs(near.effect):.3f}, threshold {threshold:.3f}",
     )
 
 

@@ -69,7 +69,7 @@ class Rise:
     Attributes:
         effect: How much higher the recent share is than the reference share, strata weighted as the recent window is.
         error: Standard error of ``effect`` where nothing changed.
-        p: One-sided p-value that it did not rise; None where there are too few to say.
+        p: One-sided p-value that it did not rise; None where noise and too few examples leave none.
     """
 
     effect: float
@@ -91,7 +91,8 @@ def rise(hits: Floats, of: Floats, noise: Floats | None = None) -> Rise | None:
 
         z = (sum of (a - m t / N) - 1/2) / sqrt(sum of m n t (N - t) / (N^2 (N - 1)) + noise)
 
-    One stratum without noise has the exact hypergeometric p-value (Fisher) in its place.
+    Where that expects fewer than ``FEWEST`` anywhere, or in one stratum, and without noise, the p-value is exact: the
+    hits of each stratum are hypergeometric, their sum's distribution is the convolution.
 
     Args:
         hits: float64 [2, S]: in the reference and in the recent window, S strata.
@@ -117,17 +118,28 @@ def rise(hits: Floats, of: Floats, noise: Floats | None = None) -> Rise | None:
 
 def _rise_p(a: Floats, b: Floats, n: Floats, m: Floats, noise: Floats) -> float | None:
     total, t = n + m, a + b
-    if len(a) == 1 and not noise.any():
-        return float(hypergeom.sf(round(a[0]) - 1, round(total[0]), round(t[0]), round(m[0])))
     expected = m * t / total
-    if min(expected.sum(), (m - expected).sum(), (n * t / total).sum(), (n - n * t / total).sum()) < FEWEST:
-        return None
+    few = min(expected.sum(), (m - expected).sum(), (t - expected).sum(), (n - t + expected).sum()) < FEWEST
+    if not noise.any() and (few or len(a) == 1):
+        return _exact(a, b, n, m)
     of_counts = m * n * t * (total - t) / (total**2 * np.maximum(total - 1, 1))
     of_noise = noise * (n**2 + m**2) / total**2
-    if of_noise.sum() > of_counts.sum():
+    if few or of_noise.sum() > of_counts.sum():
         return None
     z = (float((a - expected).sum()) - 0.5) / math.sqrt(float((of_counts + of_noise).sum()))
     return float(ndtr(-z))
+
+
+def _exact(a: Floats, b: Floats, n: Floats, m: Floats) -> float:
+    """Chance of as many hits in all strata together, each hypergeometric: Fisher's test where there is one stratum."""
+    if len(a) == 1:
+        return float(hypergeom.sf(round(a[0]) - 1, round(n[0] + m[0]), round(a[0] + b[0]), round(m[0])))
+    probable = np.ones(1)
+    for before, since, hits in zip(n, m, a + b, strict=True):
+        most = round(min(since, hits))
+        own = hypergeom.pmf(np.arange(most + 1), round(before + since), round(hits), round(since))
+        probable = np.convolve(probable, own)
+    return min(1.0, float(probable[round(a.sum()) :].sum()))
 
 
 def benjamini_hochberg(p: Sequence[float], level: float) -> list[bool]:

@@ -108,6 +108,16 @@ def test_strata_are_compared_with_themselves() -> None:
     assert found.effect == pytest.approx(0.1)
 
 
+def test_few_hits_in_several_strata_have_their_exact_probability() -> None:
+    """Two strata of 4 and 4: of 2 and 1 hits all are recent with (4 choose 2) / (8 choose 2) * 4 / 8 = 6 / 28 / 2."""
+    found = rise(np.array([[0.0, 0.0], [2.0, 1.0]]), np.full((2, 2), 4.0))
+    assert found is not None
+    assert found.p == pytest.approx(6 / 28 / 2)
+    none = rise(np.zeros((2, 2)), np.full((2, 2), 4.0))
+    assert none is not None
+    assert none.p == pytest.approx(1.0)
+
+
 def test_a_rise_that_the_mixture_makes_is_none() -> None:
     """Ten times as many since where half is wrong, as many elsewhere: shares within strata are as before."""
     found = rise(np.array([[10.0, 50.0], [10.0, 500.0]]), np.array([[100.0, 100.0], [100.0, 1000.0]]))
