@@ -51,8 +51,8 @@ def check(  # noqa: PLR0913, PLR0917 - as ``server.run.execute``, and since when
         folder: The check's own folder; the registry is that of its output folder.
         on_event: Is told every event (``server.events``).
         federation: Whose members the sites are; None in a simulation.
-        since: From when on examples are recent; default: the job's ``train.since``, else the release of the model in
-            use, else all of them are.
+        since: From when on examples are recent; default: the later of the job's ``train.since`` and the release of the
+            model in use, where that was trained here; without either all of them are.
 
     Returns:
         The check; it also stands in the folder as ``check.json``, beside a result with the outcome "checked".

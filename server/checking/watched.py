@@ -70,9 +70,8 @@ def watched(
     contract = _as_released(contract, release.contract) if release is not None else _with_ranges(contract, plain)
     if "histogram" in section.statistics:
         contract = contract.model_copy(update={"features": watched_features(plain, contract, base)})
-    begun = since or job.train.since
-    if begun is None and release is not None and state is not None:
-        begun = datetime.fromisoformat(state.ledger.releases[release.id].published)
+    published = None if release is None or state is None else state.ledger.releases[release.id].published
+    begun = since or _begun(job, release, published)
     settings = CheckSettings(
         since=None if begun is None else begun.timestamp(),
         statistics=section.statistics,
@@ -83,6 +82,17 @@ def watched(
     names = members if members is not None else simulated_sites(job) if job.simulation is not None else ()
     plan = Plan(run, plain, train, contract, base, base, contract, expected=tuple(sorted(names)))
     return Watched(plan, settings, None if release is None else release.id, begun)
+
+
+def _begun(job: Job, release: Release | None, published: str | None) -> datetime | None:
+    """Since when examples are new to the model in use: its release, or ``train.since`` where that is later.
+
+    A release that was brought in as it is learned nothing when it was signed.
+    """
+    if release is None or published is None or release.lineage.get("imported"):
+        return job.train.since
+    at = datetime.fromisoformat(published)
+    return at if job.train.since is None else max(at, job.train.since)
 
 
 def _without_mode(job: Job) -> Job:

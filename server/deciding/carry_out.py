@@ -130,18 +130,24 @@ def check_current(plan: Plan, model: InUse) -> None:
 def _set_train(train: Tables, plan: Plan, job: Job, mode: str) -> None:
     """Mode, what is new and what is replayed."""
     dated = plan.evidence.old_examples != 0  # without examples from before, nothing may have a time
-    since = train.get("since") or plan.settings.get("since")  # where the job says it, the check went by that too
+    since = _later(job.train.since, plan.settings.get("since"))
     train["mode"] = mode
     train.pop("replay", None)
     train.pop("since", None)
     if mode not in STAGED:
         train.pop("stages", None)
     if dated and since and mode in {"incremental", "replay"}:
-        train["since"] = since
+        train["since"] = since.isoformat()
     if mode == "replay":
         own = job.train.replay.model_dump(mode="json") if job.train.replay else {}
         share = plan.settings.get("replay_share")
         train["replay"] = own | ({} if share is None else {"share": share})
+
+
+def _later(said: datetime | None, planned: Any) -> datetime | None:
+    """Since when examples are new, as checks have it: the release, or the job's own date where that is later."""
+    found = [at for at in (said, datetime.fromisoformat(planned) if planned else None) if at is not None]
+    return max(found, default=None)
 
 
 def _set_recency(strategy: Tables, plan: Plan) -> None:

@@ -97,7 +97,7 @@ class Planner:
         folder = RunFolder.create(self._product.out, f"check-{moment.step:03d}", moment.job)
         mark_check(folder)
         with self._product.grid(moment.job, folder) as grid:
-            found = check(moment.job, grid, folder)
+            found = check(moment.job, grid, folder, since=moment.job.train.since)  # releases are signed in our time
         found = dataclasses.replace(found, at=moment.at.isoformat())
         earlier = self._history.checks()
         self._history.add_check(found, analyse(found, earlier, moment.job.watch or WatchSection()))

@@ -1,7 +1,9 @@
 """A check from a job with a real model to its document."""
 
 import json
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from fedretrain.messages import SUM, request_arrays
 from fedretrain.runfolder import RunFolder
 from server.checking.document import Check
 from server.checking.run import check
+from server.checking.watched import _begun
 from server.kinds import is_check, mark_check
 from server.registry import Registry
 from tests.server import keras_job
@@ -76,6 +79,27 @@ def test_what_is_in_use_is_watched_since_its_release(job_file: Path, tmp_path: P
     assert weights_digest(values) == weights_digest([release.weights[i] for i in release.contract.changing])
     assert found.since is not None
     assert found.since.startswith(release.gate["at"][:10] if "at" in release.gate else found.at[:10])
+
+
+@pytest.mark.parametrize(
+    ("said", "lineage", "begun"),
+    [
+        (None, {}, "2026-03-01"),
+        ("2026-01-01", {}, "2026-03-01"),  # what the release was trained on is not new any more
+        ("2026-04-01", {}, "2026-04-01"),
+        ("2026-01-01", {"imported": True}, "2026-01-01"),  # it learned nothing when it was signed
+        (None, {"imported": True}, None),
+    ],
+)
+def test_examples_are_new_since_the_model_in_use_last_learned(
+    job_file: Path, said: str | None, lineage: dict[str, Any], begun: str | None
+) -> None:
+    """From its release on, or from the job's own date where that is later."""
+    job = load_job(job_file)
+    train = job.train.model_copy(update={"since": said and datetime.fromisoformat(f"{said}T00:00:00+00:00")})
+    release: Any = SimpleNamespace(lineage=lineage)
+    found = _begun(job.model_copy(update={"train": train}), release, "2026-03-01T00:00:00Z")
+    assert found == (begun and datetime.fromisoformat(f"{begun}T00:00:00+00:00"))
 
 
 def test_a_job_for_other_labels_is_checked_with_those_in_use(job_file: Path, tmp_path: Path) -> None:

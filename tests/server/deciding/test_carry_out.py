@@ -44,13 +44,14 @@ def test_a_plan_changes_the_way_to_retrain_and_nothing_else(tmp_path: Path, mode
     assert (found.watch, found.plan, found.holdout) == (None, None, watched.holdout)
 
 
-def test_what_is_new_is_what_the_check_took_for_new(tmp_path: Path, model: InUse) -> None:
-    """A job's own date is the one that its checks went by."""
-    dated = job(tmp_path / "m.keras", train={"mode": "incremental", "since": "2026-01-15"})
+@pytest.mark.parametrize(("said", "meant"), [("2026-01-15", "2026-02-01"), ("2026-02-15", "2026-02-15")])
+def test_what_is_new_is_what_the_check_took_for_new(tmp_path: Path, model: InUse, said: str, meant: str) -> None:
+    """The later of the release and the job's own date."""
+    dated = job(tmp_path / "m.keras", train={"mode": "incremental", "since": said})
 
     found = made({"mode": "incremental", "since": SINCE}, "incremental", model, dated)
 
-    assert found.train.since.isoformat() == "2026-01-15T00:00:00+00:00"
+    assert found.train.since.isoformat() == f"{meant}T00:00:00+00:00"
 
 
 def test_without_older_examples_nothing_is_dated(tmp_path: Path, model: InUse) -> None:

@@ -73,8 +73,10 @@ def test_a_run_that_failed_is_a_retraining_in_vain(tmp_path: Path) -> None:
 def test_the_release_in_use_is_the_registrys(tmp_path: Path) -> None:
     """With its time, the one before, and where it was trained; a world's clock may say another time."""
     first = open_registry(tmp_path, NOW - DAY).publish(draft("import-0", lineage={"run": "import-0", "imported": True}))
+    brought = runs_of(tmp_path)
     second = open_registry(tmp_path, NOW).publish(draft("run-2", 2))
 
+    assert (brought.release, brought.released_at, brought.sites) == (first.id, None, None)
     found = runs_of(tmp_path)
     later = runs_of(tmp_path, clock=lambda run, at: at + timedelta(hours=1) if run == "run-2" else at)
 
