@@ -325,7 +325,7 @@ def parse_job(raw: dict[str, Any], path: Path) -> Job:
     named = {"model.path": job.model.path} | {f"holdout.{h.name}.path": h.path for h in job.holdout}
     named |= {"monitor.path": job.monitor.path} if job.monitor else {}
     for key, file in named.items():
-        if not file.exists():
+        if not file.exists() and not (key == "model.path" and Path(f"{file}.index").is_file()):
             raise ConfigurationError(f"{path}: {key}: expected an existing file, got {file}")
     return job
 

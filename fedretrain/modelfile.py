@@ -68,8 +68,8 @@ def load_base(section: ModelSection) -> BaseModel:
     """Open the model a job names.
 
     A ``.keras`` file has all that is needed; where the job names ``architecture`` as well, the file gives the weights
-    alone. Weights files (``.weights.h5``, ``.h5``), SavedModel folders and TensorFlow checkpoints (a folder or an
-    ``.index`` file) need it.
+    alone. Weights files (``.weights.h5``, ``.h5``), SavedModel folders and TensorFlow checkpoints (a folder, an
+    ``.index`` file, or its path without ``.index``) need it.
 
     Raises:
         ConfigurationError: The file is damaged or of another kind, the function is missing or makes no model, or
@@ -181,7 +181,7 @@ def _load_weights(model: "keras.Model", path: Path) -> None:
     else:
         raise ConfigurationError(
             "model.path: expected a .keras file, a weights file (.weights.h5, .h5), a SavedModel folder or a "
-            "TensorFlow checkpoint (a folder, or its .index file)"
+            "TensorFlow checkpoint (a folder, its .index file, or that path without .index)"
         )
 
 

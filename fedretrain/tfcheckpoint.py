@@ -32,7 +32,7 @@ _NO_LAYERS = re.compile(
 
 
 def checkpoint_prefix(path: Path) -> Path | None:
-    """What TensorFlow calls a checkpoint's path, for a SavedModel folder, a checkpoint folder or an ``.index`` file."""
+    """What TensorFlow calls a checkpoint's path, given as that, as its ``.index`` file or as a folder around it."""
     if path.suffix == ".index":
         return path.with_suffix("")
     if (path / "variables" / "variables.index").is_file():
@@ -42,7 +42,7 @@ def checkpoint_prefix(path: Path) -> Path | None:
 
         latest = tf.train.latest_checkpoint(str(path))
         return Path(latest) if latest else None
-    return None
+    return path if not path.exists() and path.with_name(f"{path.name}.index").is_file() else None
 
 
 def read_variables(prefix: Path, wanted: Sequence[tuple[str, VariableSpec]]) -> list[NDArray[Any]]:

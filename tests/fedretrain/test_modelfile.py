@@ -119,7 +119,9 @@ def test_every_kind_of_file_gives_the_same_base_model(make: Any, reference: str,
     tf.saved_model.save(model, str(tmp_path / "saved"))
     tf.train.Checkpoint(model=model).save(str(tmp_path / "checkpoint" / "c"))
     base = load(tmp_path / "base.keras")
-    for name in ("base.weights.h5", "exported", "saved", "checkpoint", "checkpoint/c-1.index"):
+    tf.train.Checkpoint(model=model).write(str(tmp_path / "written" / "w"))
+    files = ("base.weights.h5", "exported", "saved", "checkpoint", "checkpoint/c-1.index", "written/w")
+    for name in files:
         other = load(tmp_path / name, reference)
         assert weights_digest(other.weights) == weights_digest(base.weights), name
         assert other.architecture == unnumbered(base.architecture)
