@@ -6,6 +6,7 @@ import pytest
 
 from server.deciding import energy
 from server.deciding.energy import Meter, kwh_of, metered
+from server.online import _energy
 
 
 class Tracker:
@@ -74,3 +75,11 @@ def test_a_result_without_a_measurement_has_no_kwh() -> None:
     """Neither an old one nor one of another machine."""
     assert kwh_of({}) is None
     assert kwh_of({"energy": {"kwh": 0.5}}) == 0.5
+
+
+def test_segments_of_an_online_job_are_added_up() -> None:
+    """0.25 and 0.5 kWh are 0.75; where one was not measured the whole is not known."""
+    measured = [{"energy": {"kwh": kwh, "of": "machine"}} for kwh in (0.25, 0.5)]
+
+    assert _energy(measured) == {"energy": {"kwh": 0.75, "of": "machine"}}
+    assert _energy([*measured, {}]) == {}
