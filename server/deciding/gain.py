@@ -77,7 +77,7 @@ _LITTLE: Final[Mapping[Nature, Mapping[Retraining, Range]]] = {
         "transfer": Range(0.1, 0.4, 0.8),
         "full": Range(0.0, 0.3, 0.6),
     },
-    "unfinished": {
+    "unexplained": {
         "incremental": Range(0.2, 0.7, 1.0),
         "replay": Range(0.2, 0.7, 1.0),
         "transfer": Range(0.1, 0.3, 0.6),

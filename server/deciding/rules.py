@@ -18,9 +18,9 @@ from fedretrain.planning import PlanSection, duration
 from .evidence import Estimate, Evidence, Signal
 from .level import fell, unrecovered
 
-Nature = Literal["labels", "concept", "label", "covariate", "unfinished", "more"]
-"""What is new about the data: labels, meaning, how frequent labels are, inputs, what the last retraining did not get
-over, or nothing but their number."""
+Nature = Literal["labels", "concept", "label", "covariate", "unexplained", "more"]
+"""What is new about the data: labels, meaning, how frequent labels are, inputs, something that makes the metric low and
+that no drift since the release explains, or nothing but their number."""
 DRIFTS: Final[tuple[Nature, ...]] = ("concept", "label", "covariate")
 _CALLED = {
     "concept": "what inputs mean",
@@ -79,7 +79,8 @@ def nature(evidence: Evidence, policy: PlanSection) -> Nature:
     if learnable(evidence, policy):
         return "labels"
     kinds = {signal.kind for signal in standing(evidence, policy)}
-    rest: Nature = "unfinished" if _unrecovered_found(evidence, policy) else "more"
+    low = _unrecovered_found(evidence, policy) or _below_found(evidence, policy)
+    rest: Nature = "unexplained" if low else "more"
     return next((kind for kind in DRIFTS if kind in kinds), rest)
 
 

@@ -68,7 +68,7 @@ CASES: dict[str, tuple[Evidence, PlanSection, dict[str, Cost]]] = {
     "schedule": (QUIET, PlanSection(schedule="10d"), {}),
     "new-site": (replace(QUIET, new_sites=("clinic-f",)), PlanSection(), {}),
     "new-labels": (replace(QUIET, new_labels=(("8", 30), ("9", 5)), unknown_labels=2), PlanSection(), {}),
-    "metric-below": (FELL, PlanSection(metric_below=0.85), {}),
+    "metric-below": (replace(FELL, new_examples=2000), PlanSection(metric_below=0.85), {}),
     "metric-not-surely-below": (FELL, PlanSection(metric_below=0.82), {}),
     "no-new-data": (replace(DRIFTED, new_examples=49), PlanSection(), {}),
     "cool-down": (replace(DRIFTED, past=(past(0.9),)), PlanSection(), {}),
