@@ -160,9 +160,10 @@ def trainable(
 def _usable(raw: Dataset, contract: Contract, leave_out: Sequence[str], gone: dict[str, int]) -> Dataset:
     """The rows whose values are not of the kinds that are left out; raises DataMismatch for another form."""
     kept = np.ones(len(raw), bool)
-    for spec in contract.inputs:
-        if spec.name not in raw.x or raw.x[spec.name].shape[:1] != (len(raw),):
-            return raw  # ``check_dataset`` says what is wrong
+    others = [array for array in (raw.sample_weight, raw.time) if array is not None]
+    if any(array.shape[:1] != (len(raw),) for array in (*raw.x.values(), *raw.y.values(), *others)):
+        return raw  # ``check_dataset`` says what is wrong
+    for spec in [spec for spec in contract.inputs if spec.name in raw.x]:
         masks = zip(("missing", "impossible"), unusable(raw.x[spec.name], spec), strict=True)
         for reason, mask in masks:
             if reason in leave_out:

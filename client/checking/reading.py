@@ -63,7 +63,6 @@ def read(load: Callable[[Contract], Dataset], contract: Contract, labels: Sequen
     wider = widened(contract, labels)
     raw = load(wider)
     _check_form(raw, contract)
-    rows = len(raw)
     missing, impossible, complete = _values(raw, contract)
     kept = raw.take(complete) if not complete.all() else raw
     x = {spec.name: kept.x[spec.name].astype(spec.dtype, copy=False) for spec in contract.inputs}
@@ -73,8 +72,6 @@ def read(load: Callable[[Contract], Dataset], contract: Contract, labels: Sequen
         if array is None or not isinstance(wide, WiderOutput):
             y[spec.name] = no_labels(spec, len(kept)) if array is None else _numbers(array, spec)
             continue
-        if len(raw.y[spec.name]) != rows:
-            raise DataMismatch("label-shape", spec.name, f"as many rows as {contract.inputs[0].name}")
         y[spec.name] = _plain(array, spec, wide)
         if decisions(spec) != "none":
             given[spec.name], labelled[spec.name] = _given(array, spec, wide)
@@ -93,8 +90,19 @@ def _check_form(raw: Dataset, contract: Contract) -> None:
             raise DataMismatch("data-missing", spec.name, "an array for this input")
         if raw.x[spec.name].shape[:1] != (len(raw),):
             raise DataMismatch("data-shape", spec.name, f"as many rows as {contract.inputs[0].name}")
-    if raw.time is not None and raw.time.shape != (len(raw),):
-        raise DataMismatch("data-shape", "timestamp", "one time for each row")
+    _check_beside(raw, contract)
+
+
+def _check_beside(raw: Dataset, contract: Contract) -> None:
+    """Whether labels, times and weights are as many as the inputs."""
+    for output in contract.outputs:
+        if output.name in raw.y and raw.y[output.name].shape[:1] != (len(raw),):
+            raise DataMismatch("label-shape", output.name, f"as many rows as {contract.inputs[0].name}")
+    for name, array in (("timestamp", raw.time), ("sample_weight", raw.sample_weight)):
+        if array is not None and array.shape != (len(raw),):
+            raise DataMismatch("data-shape", name, "one for each row")
+    if raw.sample_weight is not None and raw.sample_weight.dtype.kind not in "biuf":
+        raise DataMismatch("data-dtype", "sample_weight", "numbers")
 
 
 def _values(raw: Dataset, contract: Contract) -> tuple[dict[str, Mask], dict[str, Mask], Mask]:

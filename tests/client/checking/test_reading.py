@@ -118,7 +118,9 @@ def test_another_form_is_refused_as_ever() -> None:
         ({"x": np.ones((3, 2)), "y": [0, 1, 1]}, "data-shape"),
         ({"x": np.full((3, 3), "a"), "y": [0, 1, 1]}, "data-dtype"),
         ({"x": np.ones((0, 3)), "y": np.zeros(0)}, "data-empty"),
-        ({"x": np.ones((3, 3)), "y": [0, 1]}, "label-shape"),
+        ({"x": [[NAN, 1, 1], [1, 1, 1], [1, 1, 1]], "y": [0, 1]}, "label-shape"),
+        ({"x": np.ones((3, 3)), "y": [0, 1, 1], "timestamp": [1.0]}, "data-shape"),
+        ({"x": np.ones((3, 3)), "y": [0, 1, 1], "sample_weight": ["a", "b", "c"]}, "data-dtype"),
         ({"x": np.ones((3, 3)), "y": ["no", "no", "yes"]}, "data-dtype"),
     ):
         with pytest.raises(DataMismatch) as caught:
