@@ -171,11 +171,12 @@ def _draw_performance(axes: Any, output: str, line: Sequence[tuple[datetime, Any
 
 
 def _finish(axes: Any) -> None:
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib import dates
 
-    locator = AutoDateLocator(maxticks=6)
+    of_time: Any = dates  # it has no types of its own
+    locator = of_time.AutoDateLocator(maxticks=6)
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(of_time.ConciseDateFormatter(locator))
     axes.xaxis.get_offset_text().set_size(7)
     axes.tick_params(labelsize=7)
     axes.grid(color="0.92", linewidth=0.8)

@@ -87,7 +87,7 @@ def accuracy(recent: "Estimate | None", reference: "Estimate | None", expected: 
 
 def drift_lines(checks: "Sequence[Check]", found: "Sequence[Findings]", last: int) -> Iterator[str]:
     """The history as a table, one line a check, and what the latest one found."""
-    rows = [("check", "when", "release", "sites", "recent", *_KINDS, "accuracy")]
+    rows: list[tuple[str, ...]] = [("check", "when", "release", "sites", "recent", *_KINDS, "accuracy")]
     for check, findings in list(zip(checks, found, strict=True))[-last:]:
         counted = Counter(one.kind for one in findings.findings if one.verdict == "drift")
         asked = {one.kind for one in findings.findings if one.verdict != "too little data"}

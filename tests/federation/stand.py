@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-P", "-m", "fedretrain.cli"]
 SITES = ("north", "south", "west")
 FEATURES, CLASSES = 8, 3
+SINCE, DATES = "2026-06-01T00:00:00Z", (1767225600.0, 1782864000.0)  # January and July 2026
 SITE_TOML = """
 [data]
 format = "npz"
@@ -92,6 +93,16 @@ def write_data(folder: Path, seed: int, examples: int = 200, name: str = "data.n
     wide = np.zeros((examples, features), "float32")
     wide[:, :FEATURES] = x
     np.savez(folder / name, allow_pickle=False, x=wide, y=y)
+
+
+def write_dated(path: Path, seed: int, old: int, new: int, shift: float) -> None:
+    """Such examples from before ``SINCE`` and from after it; of the latter the fifth feature is shifted."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, CLASSES, old + new)
+    x = (rng.normal(size=(old + new, FEATURES)) + 2 * np.eye(CLASSES, FEATURES)[y]).astype("float32")
+    x[old:, 4] += shift
+    time = np.where(np.arange(old + new) < old, *DATES)
+    np.savez(path, allow_pickle=False, x=x, y=y, timestamp=time)
 
 
 def write_model(path: Path, features: int = FEATURES) -> None:

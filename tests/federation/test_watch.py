@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from client import record
@@ -13,12 +12,11 @@ from fedretrain.processes import clean_environment
 from fedretrain.runfolder import RunFolder
 from server.registry import Registry
 
-from .stand import CLASSES, COMMAND, FEATURES, JOB, ROOT, SITE_TOML, SITES, Stand, wait_for
+from .stand import COMMAND, JOB, ROOT, SINCE, SITE_TOML, SITES, Stand, wait_for, write_dated
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 OLD, NEW = 300, 150
-SINCE, BEFORE, LATER = "2026-06-01T00:00:00Z", 1767225600.0, 1782864000.0  # 2026: January and July
 ALL_BUT_CALIBRATION = 'statistics = ["train-*", "val-*", "sum-*", "check-[!c]*", "check-conf*"]'
 METRIC = '[metrics.revenue]\nfunction = "tests.federation.softmax:revenue"\nunit = "EUR"\n'
 WATCHED = f"""
@@ -33,18 +31,9 @@ projections = 0
 metrics = ["revenue"]
 [plan]
 hysteresis = 1
+metric_below = 0.9
 actions = ["incremental", "full"]
 """
-
-
-def write_dated(path: Path, seed: int, shift: float) -> None:
-    """Examples as ``stand.write_data`` has them, old and new; the fifth column of the new ones is shifted."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, CLASSES, OLD + NEW)
-    x = (rng.normal(size=(OLD + NEW, FEATURES)) + 2 * np.eye(CLASSES, FEATURES)[y]).astype("float32")
-    x[OLD:, 4] += shift
-    time = np.where(np.arange(OLD + NEW) < OLD, BEFORE, LATER)
-    np.savez(path, allow_pickle=False, x=x, y=y, timestamp=time)
 
 
 @pytest.fixture
@@ -52,7 +41,7 @@ def job(stand: Stand) -> Path:
     """A job to watch by; two sites' new data have drifted, and south's operator keeps calibration to themselves."""
     for number, site in enumerate(SITES):
         home = stand.home(site)
-        write_dated(home.root / "data.npz", number, 0.0 if site == "west" else 2.0)
+        write_dated(home.root / "data.npz", number, OLD, NEW, 0.0 if site == "west" else 2.0)
         home.site.write_text(SITE_TOML + METRIC + (f"[policy]\n{ALL_BUT_CALIBRATION}\n" if site == "south" else ""))
         stand.kill("client.trainer_main", site)  # what follows reads its policy anew
     text = JOB.format(

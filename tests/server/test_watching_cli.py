@@ -72,6 +72,9 @@ def test_where_nothing_was_checked(tmp_path: Path, capsys: pytest.CaptureFixture
     """One line says so, and what to do; no folder is made."""
     for command in (["drift"], ["plan"], ["approve", "abcd"], ["reject", "abcd", "--why", "x"]):
         assert "server watch JOB.toml" in ask(capsys, tmp_path / "none", *command, code=2)
+    assert "--every: expected a whole number and one of s, m, h, d, w" in ask(
+        capsys, tmp_path / "none", "watch", "job.toml", "--every", "6 hours", code=2
+    )
     assert not (tmp_path / "none").exists()
 
 
