@@ -103,6 +103,8 @@ class Evidence:
         previous_release: The release before the one in use, to which one could go back.
         too_little: Whether the latest check had too little data to say anything.
         previous_metric: What the previous release achieved on what was recent in the last check before it was replaced.
+        best: The best that the model in use achieved on what was recent, of all its checks; by the low end of the
+            interval, so that few examples are not the best for being few.
         site_hours: Hours that sites gave when they declined, as their own text has them, by site.
     """
 
@@ -124,6 +126,7 @@ class Evidence:
     previous_release: str | None = None
     too_little: bool = False
     previous_metric: Estimate | None = None
+    best: Estimate | None = None
     site_hours: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)

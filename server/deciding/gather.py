@@ -72,6 +72,7 @@ def evidence_of(history: "History", job: Job, runs: Runs, now: datetime) -> Evid
         signals=tuple(_signals(check, [found for _, found in mine])),
         metric=performance.recent if performance else None,
         reference=performance.reference if performance else None,
+        best=_best([found for _, found in mine]),
         expected_accuracy=performance.expected if performance else None,
         new_examples=_examples(check, "recent"),
         old_examples=_examples(check, "reference"),
@@ -112,6 +113,12 @@ def _worst(findings: "Findings") -> "Performance | None":
     """Of all sites together, the output that is right least often; those without labels come last."""
     pooled = [one for one in findings.performance if one.site is None]
     return min(pooled, key=lambda one: (one.recent is None, one.recent.value if one.recent else 0.0), default=None)
+
+
+def _best(findings: "Sequence[Findings]") -> Estimate | None:
+    """Of all these checks, the metric on recent data that is best for sure."""
+    known = [one.recent for found in findings if (one := _worst(found)) is not None and one.recent is not None]
+    return max(known, key=lambda estimate: (estimate.low, estimate.value), default=None)
 
 
 def _recent(findings: "Sequence[Findings]") -> Estimate | None:

@@ -1,7 +1,8 @@
 r"""How good the model can be, by what is known, and how far below that it is on recent data.
 
-The level that can be reached is where the learning curves of the latest released retrainings ended, else the metric on
-older data, else ``plan.metric_below``.
+The level that can be reached is where the learning curves of the latest released retrainings ended, else the better of
+the metric on older data and the best that the model in use did on recent ones, else ``plan.metric_below`` where the
+metric is below that.
 
 **Learning curve**: y(r) = a - b r^-c is fitted to the metric after round r by least squares, and taken at the last
 round. C. Cortes et al.: Learning Curves: Asymptotic Values and Rate of Convergence. NIPS 1993.
@@ -55,10 +56,13 @@ def reachable(evidence: Evidence, policy: PlanSection) -> Range | None:
     curves = level(evidence.past)
     if curves is not None:
         return curves
-    if evidence.reference is not None:
-        return _range(evidence.reference)
-    least = policy.metric_below
-    return None if least is None else Range(least, least, least)
+    known = [estimate for estimate in (evidence.reference, evidence.best) if estimate is not None]
+    if known:
+        return _range(max(known, key=lambda estimate: (estimate.low, estimate.value)))
+    least, metric = policy.metric_below, evidence.metric
+    if least is None or (metric is not None and metric.high >= least):  # it is asked for, not known to be reached
+        return None
+    return Range(least, least, least)
 
 
 def level(past: Sequence[Past]) -> Range | None:

@@ -31,6 +31,17 @@ def test_what_was_lost_is_the_distance_of_two_intervals() -> None:
     assert three(lost(replace(FELL, metric=estimate(0.95)), POLICY)) == about(0, 0, 0.06)
 
 
+def test_what_can_be_reached_is_the_best_that_is_known() -> None:
+    """On older data or in an earlier check; what is asked for is a level only for a metric that is below it."""
+    earlier = replace(FELL, reference=estimate(0.85), best=estimate(0.95))
+    assert three(lost(earlier, POLICY)) == about(0.09, 0.15, 0.21)
+    asked = PlanSection(metric_below=0.9)
+    alone = replace(FELL, reference=None)
+    assert three(lost(alone, asked)) == about(0.07, 0.1, 0.13)
+    drifted = replace(alone, metric=estimate(0.96), signals=(COVARIATE,))
+    assert lost(drifted, asked).expected == pytest.approx(0.06)  # by its effect
+
+
 def test_without_labels_drift_is_taken_to_cost_by_its_effect() -> None:
     """PSI 0.6 is 0.1 of that, at most 0.4 of it; half of all at most. A confident model does not make it less."""
     blind = replace(QUIET, signals=(COVARIATE,))

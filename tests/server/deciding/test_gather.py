@@ -129,6 +129,16 @@ def test_of_a_model_that_was_brought_in_the_first_check_says_who_was_there(watch
     assert gathered(watched, *kept).new_sites == ("b",)
 
 
+def test_the_best_is_that_of_the_model_in_use_in_any_check(watched: Job) -> None:
+    """0.92 in its second check; what the release before did does not count."""
+    kept = [(check(0, site("a"), release="old"), findings(0, recent=0.99))]
+    kept += [(check(i, site("a"), release="r"), findings(i, recent=r)) for i, r in ((1, 0.7), (2, 0.92), (3, 0.8))]
+
+    found = gathered(watched, *kept, runs=Runs(release="r", sites=frozenset({"a"})))
+
+    assert (found.best.value, found.metric.value) == (0.92, 0.8)
+
+
 def test_the_release_before_is_known_by_its_last_check(watched: Job) -> None:
     """0.6 when it was replaced, whatever it was before."""
     kept = [(check(i, site("a"), release="old"), findings(i, recent=r)) for i, r in enumerate((0.9, 0.6))]

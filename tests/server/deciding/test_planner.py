@@ -121,6 +121,7 @@ evidences = st.builds(
     signals=signals,
     metric=estimates(),
     reference=estimates(),
+    best=estimates(),
     expected_accuracy=st.none() | shares,
     new_examples=st.just(400) | st.integers(51, 3000) | st.none() | st.integers(0, 100),
     old_examples=st.none() | st.integers(0, 3000),
