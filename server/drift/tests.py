@@ -24,6 +24,7 @@ Floats = NDArray[Any]
 
 FEWEST = 5.0
 """Expected examples below which a normal approximation of a count says nothing (Cochran, Biometrics 10 (1954) 417)."""
+_MANY = 1000.0  # from here on the approximation and the exact value are the same to anybody
 
 
 def homogeneity(reference: Floats, recent: Floats, noise: Floats) -> float:
@@ -91,8 +92,8 @@ def rise(hits: Floats, of: Floats, noise: Floats | None = None) -> Rise | None:
 
         z = (sum of (a - m t / N) - 1/2) / sqrt(sum of m n t (N - t) / (N^2 (N - 1)) + noise)
 
-    Where that expects fewer than ``FEWEST`` anywhere, or in one stratum, and without noise, the p-value is exact: the
-    hits of each stratum are hypergeometric, their sum's distribution is the convolution.
+    Where few are expected, and without noise, the p-value is exact: the hits of each stratum are hypergeometric, their
+    sum's distribution is the convolution.
 
     Args:
         hits: float64 [2, S]: in the reference and in the recent window, S strata.
@@ -119,27 +120,37 @@ def rise(hits: Floats, of: Floats, noise: Floats | None = None) -> Rise | None:
 def _rise_p(a: Floats, b: Floats, n: Floats, m: Floats, noise: Floats) -> float | None:
     total, t = n + m, a + b
     expected = m * t / total
-    few = min(expected.sum(), (m - expected).sum(), (t - expected).sum(), (n - t + expected).sum()) < FEWEST
-    if not noise.any() and (few or len(a) == 1):
+    rarest = min(expected.sum(), (m - expected).sum(), (t - expected).sum(), (n - t + expected).sum())
+    exact = rarest < FEWEST or (len(a) == 1 and rarest < _MANY)
+    if exact and not noise.any() and max(a.sum(), b.sum()) < _MANY**2:
         return _exact(a, b, n, m)
     of_counts = m * n * t * (total - t) / (total**2 * np.maximum(total - 1, 1))
     of_noise = noise * (n**2 + m**2) / total**2
-    if few or of_noise.sum() > of_counts.sum():
+    if rarest < FEWEST or of_noise.sum() > of_counts.sum():
         return None
     z = (float((a - expected).sum()) - 0.5) / math.sqrt(float((of_counts + of_noise).sum()))
     return float(ndtr(-z))
 
 
 def _exact(a: Floats, b: Floats, n: Floats, m: Floats) -> float:
-    """Chance of as many hits in all strata together, each hypergeometric: Fisher's test where there is one stratum."""
+    """Chance of as many hits in all strata together, each hypergeometric: Fisher's test where there is one stratum.
+
+    Any of a table's four cells says what the others are; the rarest is added up, by convolution.
+    """
+    total, t = n + m, a + b
     if len(a) == 1:
-        return float(hypergeom.sf(round(a[0]) - 1, round(n[0] + m[0]), round(a[0] + b[0]), round(m[0])))
-    probable = np.ones(1)
-    for before, since, hits in zip(n, m, a + b, strict=True):
-        most = round(min(since, hits))
-        own = hypergeom.pmf(np.arange(most + 1), round(before + since), round(hits), round(since))
-        probable = np.convolve(probable, own)
-    return min(1.0, float(probable[round(a.sum()) :].sum()))
+        return float(hypergeom.sf(round(a[0]) - 1, round(total[0]), round(t[0]), round(m[0])))
+    cells = ((a, m, t, 1), (m - a, m, total - t, 0), (b, n, t, 0), (n - b, n, total - t, 1))
+    seen, drawn, marked, rising = min(cells, key=lambda cell: float((cell[1] * cell[2] / total).sum()))
+    most = round(seen.sum()) - rising  # hits rise where this cell is above it, or does not come to more
+    if most < 0:
+        return 1.0
+    below = np.ones(1)
+    for of, d, k in zip(total, drawn, marked, strict=True):
+        own = hypergeom.pmf(np.arange(min(most, round(min(d, k))) + 1), round(of), round(k), round(d))
+        below = np.convolve(below, own)[: most + 1]
+    chance = float(below.sum())
+    return min(max(1 - chance if rising else chance, 0.0), 1.0)
 
 
 def benjamini_hochberg(p: Sequence[float], level: float) -> list[bool]:
