@@ -53,7 +53,12 @@ class Backend:
         received: Arrays,
         data: Dataset,
     ) -> Total:
-        """The empirical Fisher information, or the Gauss-Newton matrix."""
+        """The empirical Fisher information, the Gauss-Newton matrix, or an evaluation of what is held back."""
+        if what.name == "evaluation":
+            x, chances, y = _answers(order, received, data, held=True)
+            loss = -np.log((chances * y).sum(axis=1)).mean()
+            right = (chances.argmax(axis=1) == y.argmax(axis=1)).mean()
+            return Total([np.asarray(loss), np.array([[loss, right]]), np.ones(1)], len(x))
         x, chances, y = _answers(order, received, data)
         if what.name == "fisher":
             error = np.square(chances - y)
@@ -74,9 +79,9 @@ def revenue(arrays: dict[str, Any]) -> float:
     return 2.0 * len(arrays["x"])
 
 
-def _answers(order: Order, values: Arrays, data: Dataset) -> tuple[Any, Any, Any]:
-    """Inputs, chances and labels of what is trained on."""
-    data = data.take(split(len(data), order.request.train, order.site)[0])
+def _answers(order: Order, values: Arrays, data: Dataset, *, held: bool = False) -> tuple[Any, Any, Any]:
+    """Inputs, chances and labels of what is trained on, or ``held`` back."""
+    data = data.take(split(len(data), order.request.train, order.site)[int(held)])
     [x], [y] = data.x.values(), data.y.values()
     return x, _chances(values, x), np.eye(values[0].shape[1])[y.astype(int)]
 
