@@ -1,11 +1,11 @@
 """How often the model is right: counted where there are labels, expected from its own confidence elsewhere."""
 
 from collections.abc import Sequence
-
-import numpy as np
+from dataclasses import dataclass
 
 from server.checking.document import Window
 
+from .correct import Counts
 from .findings import Estimate, Performance
 from .tests import share
 from .windows import Windows
@@ -33,21 +33,59 @@ def performance(
     return tuple(found)
 
 
+@dataclass(frozen=True)
+class _Right:
+    """Right answers among labelled ones: the least and the most, and of how many at most."""
+
+    least: float
+    most: float
+    of: float
+
+    @property
+    def width(self) -> float:
+        """How far apart the accuracies are that it may stand for."""
+        return (self.most - self.least) / self.of
+
+
 def _accuracy(sites: Sequence[Windows], output: str, *, recent: bool) -> Estimate | None:
-    """Right answers among labelled ones; bins whose labelled examples are suppressed are left out."""
-    hits, of, noise = np.zeros(2), 0, 0.0
+    """Right answers among labelled ones, of each site from the section that leaves less open by what it suppresses."""
+    found, noise = [], 0.0
     for windows in sites:
         window = windows.recent if recent else windows.reference
-        if not window.examples or "calibration" in windows.withheld or output not in window.right:
-            continue
-        for right, labelled in zip(window.right[output], window.labelled[output], strict=True):
-            if not labelled:
-                continue
-            most = min(windows.min_count - 1, labelled)
-            hits += (0, most) if right is None else (right, right)
-            of += labelled
-            noise += 2 * windows.noise
-    return share((float(hits[0]), float(hits[1])), of, noise)
+        counted = [_by_bin(windows, window, output), _by_class(windows, window, output)]
+        known = [each for each in counted if each is not None]
+        if known:
+            found.append(min(known, key=lambda each: each.width))
+            noise += 2 * windows.noise * len(window.right[output])
+    least, most, of = (sum(getattr(each, name) for each in found) for name in ("least", "most", "of"))
+    return share((least, most), of, noise)
+
+
+def _by_bin(windows: Windows, window: Window, output: str) -> _Right | None:
+    if "calibration" in windows.withheld or output not in window.right:
+        return None
+    return _right(window.right[output], window.labelled[output], windows.min_count)
+
+
+def _by_class(windows: Windows, window: Window, output: str) -> _Right | None:
+    """By true label; those that the contract does not have are never answered right."""
+    if windows.withheld.intersection({"confusion", "labels"}) or output not in window.confusion:
+        return None
+    rows, labels = window.confusion[output], window.labels[output]
+    rights = [*(row[k] for k, row in enumerate(rows)), *(0 for _ in labels[len(rows) :])]
+    return _right(rights, labels, windows.min_count)
+
+
+def _right(rights: Counts, of: Counts, min_count: int) -> _Right | None:
+    """From the counts of each stratum; None without any that is told."""
+    if not any(of):
+        return None
+    hidden = max(min_count - 1, 0)
+    told = [(right, n) for right, n in zip(rights, of, strict=True) if n is not None]
+    open_ = hidden * (len(of) - len(told))  # examples that may be there, and right, or wrong
+    least = sum(min(right or 0, n) for right, n in told)
+    most = sum(min(hidden if right is None else right, n) for right, n in told)
+    return _Right(least, most + open_, sum(n for _, n in told) + open_)
 
 
 def _expected(sites: Sequence[Windows], output: str) -> float | None:

@@ -134,6 +134,16 @@ def test_expected_accuracy_is_the_mean_confidence() -> None:
     assert whole.recent.low < right < whole.recent.high
 
 
+def test_accuracy_is_an_interval_where_counts_are_suppressed() -> None:
+    """It holds the accuracy that all counts have: bins with few examples have more errors, and are not left out."""
+    for seed in range(10):
+        plain, guarded = (analyse(check(seed, 100, 1, g, NOTHING), (), SETTINGS).performance[0] for g in GUARDINGS[:2])
+        assert plain.recent is not None
+        assert guarded.recent is not None
+        assert guarded.recent.low <= plain.recent.low
+        assert guarded.recent.high >= plain.recent.high
+
+
 def test_worse_data_are_found() -> None:
     """Missing values that rise from 2 to 10 %, a constant that was none, data that came twice, and what fired."""
     drawn = check(1, 1000, 1, PLAIN, NOTHING)
