@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulations.benchmarks.drift import CHANGES, GUARDINGS, LABELS, NOTHING, check, main, shares
+from simulations.benchmarks.drift import CHANGES, GUARDINGS, main
+from simulations.benchmarks.drift_worlds import LABELS, NOTHING, check, shares
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "watching.md"
 

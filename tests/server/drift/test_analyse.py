@@ -9,7 +9,8 @@ from fedretrain.checks import SECTIONS, WatchSection
 from server.checking.document import Check, SiteCheck
 from server.drift.analyse import analyse
 from server.drift.findings import Finding, Findings
-from simulations.benchmarks.drift import GUARDINGS, NOTHING, Change, Guarding, check
+from simulations.benchmarks.drift import GUARDINGS
+from simulations.benchmarks.drift_worlds import NOTHING, Change, Guarding, check
 
 SETTINGS = WatchSection()
 PLAIN, GUARDED = GUARDINGS[:2]

@@ -9,7 +9,8 @@ from server.checking.document import Window
 from server.drift.concept import ask_concept
 from server.drift.question import Question, answer
 from server.drift.windows import Windows
-from simulations.benchmarks.drift import GUARDINGS, NOTHING, check
+from simulations.benchmarks.drift import GUARDINGS
+from simulations.benchmarks.drift_worlds import NOTHING, check
 
 
 def window(sure: tuple[int, int], unsure: tuple[int, int], classes: Sequence[tuple[int, int]]) -> Window:
