@@ -157,7 +157,7 @@ class PlanSection(Section):
     fewest_of_label: int = Field(20, ge=1, description="examples of a label the model does not know, to learn it")
     hysteresis: int = Field(2, ge=1, description="checks in a row that a drift has to stand")
     sure_loss: float = Field(0.05, gt=0, description="metric lost, with its interval, that needs no second check")
-    cool_down: Duration = Field("1d", description="least time between retrainings; each in vain doubles it")
+    cool_down: Duration = Field("1d", description="least time between retrainings; further ones in vain double it")
     share_full: float = Field(0.2, gt=0, description="new examples per old one from which all data are trained on")
     full_mode: Literal["continue", "full"] = Field(
         "continue", description="full retraining on all data: from the model in use, or from nothing"

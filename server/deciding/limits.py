@@ -1,7 +1,7 @@
 """What keeps a retraining from being too much, too often, or at the wrong time.
 
-**Cool-down**: none sooner after the last retraining or release than ``plan.cool_down * 2^k``, with k the retrainings up
-to now that came to nothing, one after the other, at most ``DOUBLINGS``.
+**Cool-down**: none sooner after the last retraining or release than ``plan.cool_down * 2^k``, with k + 1 the
+retrainings up to now that came to nothing, one after the other, and k at most ``DOUBLINGS``: one may come too early.
 
 **Budget**: within ``plan.budget.period`` up to now, past retrainings and what this one is expected to take must stay
 within each limit; what was not measured counts as nothing.
@@ -25,10 +25,12 @@ def cool_down(evidence: Evidence, policy: PlanSection) -> tuple[datetime, str] |
     if evidence.last is None:
         return None
     vain = sum(1 for _ in takewhile(lambda past: not past.released, reversed(evidence.past)))
-    until = evidence.last + duration(policy.cool_down) * 2 ** min(vain, DOUBLINGS)
+    doublings = min(max(0, vain - 1), DOUBLINGS)
+    until = evidence.last + duration(policy.cool_down) * 2**doublings
     if until <= evidence.at:
         return None
-    why = f", doubled {min(vain, DOUBLINGS)} times as {vain} in a row came to nothing" if vain else ""
+    times = "once" if doublings == 1 else f"{doublings} times"
+    why = f", doubled {times} as {vain} in a row came to nothing" if doublings else ""
     return until, f"It cools down until {when(until)}: plan.cool_down is {policy.cool_down}{why}."
 
 

@@ -277,10 +277,11 @@ def test_what_a_retraining_did_not_get_over_is_tried_again_until_its_curves_say_
 
 
 def test_retraining_in_vain_waits_ever_longer() -> None:
-    """Each retraining in a row that came to nothing doubles the cool-down; a release ends that."""
+    """Each after the first in a row that came to nothing doubles the cool-down; a release ends that."""
     vain = tuple(past(days, released=False) for days in (6, 5, 3.5))
     held = decide(replace(DRIFTED, past=vain), PlanSection(), {})
-    assert held.not_before == ago(3.5) + timedelta(days=8)
+    assert held.not_before == ago(3.5) + timedelta(days=4)
+    assert decide(replace(DRIFTED, past=vain[:1]), PlanSection(cool_down="6d"), {}).acts
     assert decide(replace(DRIFTED, past=(*vain, past(1.1))), PlanSection(), {}).acts
 
 
