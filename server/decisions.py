@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import Job
+from fedretrain.planning import PlanSection
 from fedretrain.runfolder import RunFolder
 
 from .history import Decision, History, PlanRecord, Word, decided
@@ -105,6 +106,32 @@ def carry_out(place: Place, history: History, identity: str, voice: Voice) -> De
         place.run(folder)
     settle(history, place.out)
     return _decision(history, kept.id)
+
+
+def by_itself(place: Place, history: History, plan: "Plan", policy: PlanSection) -> tuple[Decision | None, str]:
+    """Carry a plan out without a person, where the job's limits allow it: the decision, or why it waits for one.
+
+    A plan that cannot be carried out, or not yet, waits; whoever watches goes on watching.
+
+    Args:
+        place: Where its run goes on.
+        history: Has the plan.
+        plan: The latest.
+        policy: The job's [plan].
+
+    Raises:
+        FedretrainError: As ``Place.run``; it is decided then.
+    """
+    from .deciding.carry_out import needs_a_person
+
+    if waits := needs_a_person(plan, policy, datetime.now(UTC)):
+        return None, waits
+    try:
+        return carry_out(place, history, plan.id, Voice("auto", person(None), "within the limits of plan.auto")), ""
+    except ConfigurationError as error:
+        if find(history, plan.id).decision is not None:
+            raise
+        return None, str(error)
 
 
 def reject(history: History, identity: str, who: str, why: str) -> Decision:

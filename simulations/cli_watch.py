@@ -124,26 +124,21 @@ def approve(  # noqa: PLR0913, PLR0917  # the command's options
 
 def _look(place: "Deployed | Simulated", job: "Job", history: "History", auto: bool, as_json: bool) -> None:
     """One check, its findings and its plan, told; with ``auto`` carried out where nobody has to be asked."""
-    from datetime import UTC, datetime
-
     from fedretrain.planning import PlanSection
     from server import decisions
     from server import watching_text as text
-    from server.deciding.carry_out import needs_a_person
     from server.watching import look
 
     seen = look(place, job, history)
     tell: Callable[[Iterable[str]], None] = (lambda _: None) if as_json else (lambda lines: say(False, lines, None))
     tell(text.seen_lines(seen.check, seen.findings, seen.plan))
-    decision = None
-    if seen.plan.acts:
-        waits = needs_a_person(seen.plan, job.plan or PlanSection(), datetime.now(UTC)) if auto else "for a decision"
-        if not waits:
-            voice = decisions.Voice("auto", decisions.person(None), "within the limits of plan.auto")
-            decision = decisions.carry_out(place, history, seen.plan.id, voice)
-            tell(text.carried_out_lines(decisions.find(history, seen.plan.id), decision, place.out))
-        else:
-            tell(text.waiting_lines(seen.plan, waits, place.out))
+    decision, waits = None, "for a decision"
+    if seen.plan.acts and auto:
+        decision, waits = decisions.by_itself(place, history, seen.plan, job.plan or PlanSection())
+    if decision is not None:
+        tell(text.carried_out_lines(decisions.find(history, seen.plan.id), decision, place.out))
+    elif seen.plan.acts:
+        tell(text.waiting_lines(seen.plan, waits, place.out))
     value = {
         "check": seen.check.to_json(),
         "findings": seen.findings.to_json(),

@@ -12,6 +12,7 @@ import pytest
 from fedretrain import atomic
 from fedretrain.errors import ConfigurationError, FedretrainError, MachineError, RunFailed
 from fedretrain.job import Job, load_job
+from fedretrain.planning import PlanSection
 from fedretrain.runfolder import RunFolder
 from server import decisions, desired, operations, provision, watching
 from server.checking.document import Check
@@ -284,11 +285,27 @@ def test_checks_are_runs_that_are_told_apart(federation: Federation, job: Job) -
 
 
 def test_no_second_run_beside_one(federation: Federation, place: Place, history: History, job: Job) -> None:
-    """A plan waits while a run is under way, and says for which."""
+    """A plan waits while a run is under way, and says for which; also one that needs no person."""
     desired.ask(RunFolder.create(federation.folder, "by-hand", job), "run")
     plan = kept(history, job, a_plan())
     with pytest.raises(ConfigurationError, match="expected no other run that is under way, got by-hand"):
         decisions.carry_out(place, history, plan, ANN)
+    decision, waits = decisions.by_itself(place, history, a_plan(), PlanSection())
+    assert decision is None
+    assert "got by-hand" in waits
+    desired.ask(RunFolder(federation.runs / "by-hand"), "stop")
+    decision, _ = decisions.by_itself(place, history, a_plan(), PlanSection())
+    assert decision is not None
+    assert decision.decision == "auto"
+
+
+def test_what_may_run_without_a_person(place: Place, history: History, job: Job) -> None:
+    """Only what [plan.auto] names; what may not waits, undecided."""
+    kept(history, job, a_plan())
+    policy = PlanSection.model_validate({"auto": {"actions": ["replay"]}})
+    decision, waits = decisions.by_itself(place, history, a_plan(), policy)
+    assert (decision, waits) == (None, "incremental is none of plan.auto.actions (replay)")
+    assert history.plans()[0].decision is None
 
 
 def test_a_check_is_started_as_one(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
