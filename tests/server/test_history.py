@@ -52,9 +52,7 @@ def test_a_plan_is_decided_once(path: Path) -> None:
         assert history.add_plan({"id": "aaaa"}, {"a": "job"})
         assert not history.add_plan({"id": "aaaa", "other": 1})
         history.decide("aaaa", "approved", "ann", "it is time", "plan-aaaa")
-        with pytest.raises(
-            ConfigurationError, match=r"plan aaaa: .* got one that was approved by ann .*plan-aaaa"
-        ):
+        with pytest.raises(ConfigurationError, match=r"plan aaaa: .* got one that was approved by ann .*plan-aaaa"):
             history.decide("aaaa", "rejected", "bob", "no")
         with pytest.raises(ConfigurationError, match="expected a plan that is kept, got 'bbbb'"):
             history.decide("bbbb", "rejected", "bob", "no")
