@@ -33,13 +33,12 @@ def analyse(check: Check, earlier: Sequence[Check], settings: WatchSection) -> F
     """
     sites, untrained = windows_of(check, earlier), untrained_of(check, earlier)
     asked = (settings.significance, settings.effect)
-    inputs = compare_inputs(sites, check.features, settings.significance)
-    first = ask_inputs(sites, check.features, inputs, *asked)
-    first += [q for output, names in sorted(check.labels.items()) for q in ask_labels(sites, output, names, asked)]
-    changed = {(f.kind, f.subject, f.site) for f in answer(first, settings.significance) if f.verdict == "drift"}
-    known = [q for q in first if (q.kind, q.subject, q.site) in changed]
+    looks = _ask_looks(sites, check, asked)
+    explaining = looks if check.release is None else _ask_looks(untrained, check, asked)
+    changed = {(f.kind, f.subject, f.site) for f in answer(explaining, settings.significance) if f.verdict == "drift"}
+    known = [q for q in explaining if (q.kind, q.subject, q.site) in changed]
     questions = [
-        *first,
+        *looks,
         *(q for output in sorted(check.labels) for q in _ask_meanings(untrained, output, known, settings.significance)),
         *ask_quality(sites, untrained, settings.significance),
         *ask_streams(check),
@@ -52,13 +51,20 @@ def analyse(check: Check, earlier: Sequence[Check], settings: WatchSection) -> F
     )
 
 
+def _ask_looks(sites: Sequence[Windows], check: Check, asked: tuple[float, float]) -> list[Question]:
+    """Whether inputs look different, and labels come more or less often."""
+    inputs = compare_inputs(sites, check.features, asked[0])
+    labels = (q for output, names in sorted(check.labels.items()) for q in ask_labels(sites, output, names, asked))
+    return [*ask_inputs(sites, check.features, inputs, *asked), *labels]
+
+
 def _ask_meanings(sites: Sequence[Windows], output: str, known: Sequence[Question], level: float) -> list[Question]:
     """Whether what an output should answer changed, at all sites together and at each with labels.
 
     Args:
         sites: Those with examples that the model was not trained on.
         output: Its name.
-        known: What is known to have changed: inputs and label frequencies.
+        known: What is known to have changed between the same windows: inputs and label frequencies.
         level: Of the threshold.
     """
     found = []

@@ -118,7 +118,10 @@ def test_a_release_is_not_judged_by_what_it_was_trained_on() -> None:
     alone = analyse(second, (), SETTINGS)
     assert of(alone, "concept", "y").verdict == "too little data"
     assert alone.performance[0].reference is None
-    later = analyse(second, (first,), SETTINGS)
+    moved = check(3, 2000, 2, PLAIN, Change("", "covariate", inputs=2.0)).sites
+    before = {n: replace(s, reference=moved[n].recent) for n, s in second.sites.items()}  # explains nothing since then
+    later = analyse(replace(second, sites=before), (first,), SETTINGS)
+    assert of(later, "covariate", "x0").verdict == "drift"
     assert of(later, "concept", "y").verdict == "drift"
     assert later.performance[0].reference is not None
 
