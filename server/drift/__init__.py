@@ -2,8 +2,9 @@
 
 Where to look, by question::
 
-    what is found               findings
-    how the parts go together   analyse
-    how far two histograms are  psi; what p-values and intervals are, tests; suppression and noise, correct
-    what kind of change it is   covariate, label_shift, concept, quality
+    what is found                       findings; how good the model is, performance
+    how the parts go together           analyse, question (one level for all that is asked)
+    what is compared with what          windows
+    how far apart two histograms are    psi; p-values and intervals, tests; suppression and noise, correct
+    what kind of change it is           covariate, label_shift, concept, quality, stream
 """

@@ -7,10 +7,9 @@ Format ``fedretrain.findings/1``::
     {"format", "check", "at",
      "findings": [{"kind", "subject", "site", "statistic", "threshold", "p", "effect", "n_reference", "n_recent",
                    "verdict", "text"}],                                  site null: all sites together
-     "performance": [{"output", "site", "reference", "recent", "expected"}]}   an estimate: {"value", "low", "high",
-                                                                                                   "n"}
+     "performance": [{"output", "site", "reference", "recent", "expected"}]}
 
-Every number is finite. Findings stand in order of kind (``KINDS``), subject and site, pooled first.
+with an estimate as {"value", "low", "high", "n"}. Every number is finite. Findings stand in order of kind (``KINDS``), subject and site, pooled first.
 """
 
 from dataclasses import dataclass
