@@ -9,7 +9,8 @@ Format ``fedretrain.findings/1``::
                    "verdict", "text"}],                                  site null: all sites together
      "performance": [{"output", "site", "reference", "recent", "expected"}]}
 
-with an estimate as {"value", "low", "high", "n"}. Every number is finite. Findings stand in order of kind (``KINDS``), subject and site, pooled first.
+with an estimate as {"value", "low", "high", "n"}. Every number is finite. Findings stand in order of kind (``KINDS``),
+subject and site, pooled first.
 """
 
 from dataclasses import dataclass
