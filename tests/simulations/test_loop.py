@@ -268,21 +268,22 @@ def test_what_cannot_be_is_refused_before_anything_begins(
 
 
 @pytest.mark.slow
-def test_the_whole_loop_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two digits exchange their names: it is seen, planned, retrained, released, and the next step is better for it."""
+def test_the_whole_loop_by_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two digits are new: it is seen, planned, retrained, released, and the next step is better for it; all is kept."""
     out = tmp_path / "out"
-    assert cli.run(["simulate", "--scenario", "concept", "--steps", "5", "--out", str(out), "--json"]) == 0
-    said = capsys.readouterr()
+    assert cli.run(["simulate", "--scenario", "new-classes", "--steps", "4", "--out", str(out), "--json"]) == 0
+    said = capfd.readouterr()
     found = json.loads(said.out.splitlines()[-1])
     steps = found["steps"]
-    assert [step["step"] for step in steps] == list(range(5))
+    assert [step["step"] for step in steps] == list(range(4))
     assert not steps[0]["retrained"]
     assert steps[1]["accuracy"] < steps[0]["accuracy"] - 0.1
     released = next(step for step in steps if step["released"])
+    assert released["action"] == "extend"
     assert steps[released["step"] + 1]["accuracy"] > steps[1]["accuracy"] + 0.1
     assert all((out / step["document"]).read_text(encoding="utf-8").startswith("# ") for step in steps)
-    assert said.err.count("step  ") == 5
+    assert sum(line.startswith("  step ") for line in said.err.splitlines()) == 4
     with History.open(history_path(out)) as history:
-        assert len(history.checks()) == 5
+        assert len(history.checks()) == 4
         carried_out = [plan for plan in history.plans() if plan.decision is not None]
         assert [plan.score is not None for plan in carried_out] == [True] * found["retrainings"]
