@@ -1,7 +1,8 @@
 """What is compared with what: each site's recent window with its reference, and where that one comes from.
 
-The reference is the check's own, examples before the release in use. Where a site has fewer than ``ENOUGH`` of them,
-it is what the earliest comparable check saw as recent: the same contract, features, labels and release.
+The reference is the check's own, examples before the release in use. Where a site has fewer than ``FEW`` of them, it is
+what the earliest comparable check saw as recent: the same contract, features, labels and release. That one may have
+drifted before anybody looked, so a few examples from before are worth more than many of such.
 
 How right the model is, is judged by examples that it cannot have been trained on. A release may have been trained on
 all that a site had before it, and a model is more often right about those, and no less sure: compared with them, every
@@ -16,8 +17,10 @@ from server.checking.document import Check, SiteCheck, Window
 
 from .correct import Counts, Pair, noise_variance, pair
 
+FEW = 30
+"""Examples from before the release with which a site is compared with its own past."""
 ENOUGH = 100
-"""Examples that a window to compare with should have."""
+"""Examples that the recent window of an earlier check has to have to be compared with."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def windows_of(check: Check, earlier: Sequence[Check]) -> list[Windows]:
     """
     found = []
     for name, site in sorted(check.sites.items()):
-        past = _first(check, earlier, name) if site.reference.examples < ENOUGH else None
+        past = _first(check, earlier, name) if site.reference.examples < FEW else None
         found.append(_between(site, past, past.recent) if past else _between(site, site, site.reference))
     return found
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from fedretrain.checks import SECTIONS, WatchSection
-from server.checking.document import Check, SiteCheck
+from server.checking.document import Check, SiteCheck, Window
 from server.drift.analyse import analyse
 from server.drift.findings import Finding, Findings
 from simulations.benchmarks.drift import GUARDINGS
@@ -104,6 +104,20 @@ def test_an_earlier_check_is_the_reference_where_a_site_has_none() -> None:
     assert not any(f.kind == "covariate" and f.verdict == "drift" for f in analyse(since, (), SETTINGS).findings)
     assert of(analyse(since, (first,), SETTINGS), "covariate", "x0").verdict == "drift"
     assert not analyse(since, (replace(first, release="r1"),), SETTINGS).drifted("covariate")
+
+
+def test_few_examples_from_before_are_not_replaced_by_what_had_drifted_already() -> None:
+    """A site with 80 old examples whose inputs moved before the first check is found at the second as at the first."""
+    change = Change("", "covariate", inputs=2.0)
+    few = check(3, 80, 1, PLAIN, NOTHING).sites["site-00"].reference
+    first, second = (_with_reference(check(seed, 1000, 1, PLAIN, change), few) for seed in (1, 2))
+    first, second = replace(first, at="2026-01-01T00:00:00Z"), replace(second, at="2026-02-01T00:00:00Z")
+    assert of(analyse(first, (), SETTINGS), "covariate", "x0").verdict == "drift"
+    assert of(analyse(second, (first,), SETTINGS), "covariate", "x0").verdict == "drift"
+
+
+def _with_reference(one: Check, reference: Window) -> Check:
+    return replace(one, sites={name: replace(site, reference=reference) for name, site in one.sites.items()})
 
 
 def _young(site: SiteCheck) -> SiteCheck:
