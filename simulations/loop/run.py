@@ -56,14 +56,15 @@ def run(world: GoesOn, product: Runs, policy: Policy) -> Iterator[Record]:
 
 def _carry_out(product: Runs, policy: Policy, decision: Decision, step: int) -> tuple[Carried, float]:
     """What came of the decision, and how many seconds that took."""
-    began = time.monotonic()
     carried = Carried("", None)
+    if decision.job is None and decision.roll_back is None:
+        return carried, 0.0
+    began = time.monotonic()
     if decision.roll_back is not None:
         product.roll_back(decision.roll_back)
     elif decision.job is not None:
         carried = product.retrain(decision.job, f"{RUN}{step:03d}")
-    if decision.job is not None or decision.roll_back is not None:
-        policy.learn(decision, carried)
+    policy.learn(decision, carried)
     return carried, time.monotonic() - began
 
 

@@ -78,7 +78,7 @@ def _beside(difference: float) -> str:
 def table(what: Comparison, courses: Sequence[Course], environment: Environment, command: str) -> Table:
     """One row for each scenario and policy."""
     found = grouped(courses)
-    title = f"Policies over {what.steps} steps, means over {told(what.seeds)}"
+    title = f"Policies over {what.steps} steps, {told(what.seeds)}"
     note = (
         "Accuracy over time: mean over the steps of that of the model in use on what was current. "
         f"The schedule retrains every {what.every} steps. Equal: less than {100 * CLOSE:.0f} point apart."
