@@ -52,7 +52,8 @@ def reviewed(answer: RecordDict, policy: Policy, counts: Callable[[str], tuple[i
 def _prepared(reply: PrepareReply, policy: Policy) -> Leaving:
     told = reply.model_copy(update={"validation_examples": count_to_tell(policy, reply.validation_examples)})
     counts = {"training examples": told.train_examples, "validation examples": told.validation_examples}
-    return Leaving(pack(told), "sent", {"counts": counts})
+    declines = {"declines": list(told.declines)} if told.declines else {}
+    return Leaving(pack(told), "sent", {"counts": counts, **declines})
 
 
 def _trained(answer: RecordDict, policy: Policy, counts: tuple[int, int]) -> Leaving:

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 
 from fedretrain.errors import ConfigurationError, DeclinedRequest
 from fedretrain.messages import PrepareRequest
+from fedretrain.planning import MODES
 from fedretrain.tomlfile import Section, shaped
 
 from .sampling import MIN_COUNT
@@ -96,18 +97,29 @@ def check_prepare(policy: Policy, federation: str, request: PrepareRequest, now:
     _fits(policy.federations, federation, "federations")
     _fits(policy.jobs, request.run, "jobs")
     _fits(policy.strategies, request.strategy.name, "strategies")
-    _fits(policy.modes, train.mode, "modes")
+    _check_mode(policy, train.mode)
     if "*" not in policy.objectives:
         for name in _objectives(request):
             _fits(policy.objectives, name, "objectives")
-    if train.mode == "replay" and not policy.replay.examples:
-        raise _refused("replay", "another mode; this site keeps no examples for later runs")
     _at_most(train.rounds, policy.max_rounds, "max_rounds")
     if train.local_steps is None:
         _at_most(train.local_epochs or 1, policy.max_local_epochs, "max_local_epochs")
     else:
         _at_most(train.local_steps, policy.max_local_steps, "max_local_steps")
     _check_hours(policy, now)
+
+
+def declined_modes(policy: Policy) -> tuple[str, ...]:
+    """Of the modes that a plan's run may have, those that ``check_prepare`` declines whatever else the job is."""
+
+    def declined(mode: str) -> bool:
+        try:
+            _check_mode(policy, mode)
+        except DeclinedRequest:
+            return True
+        return False
+
+    return tuple(mode for mode in MODES if declined(mode))
 
 
 def check_train(policy: Policy, federation: str, request: PrepareRequest, round_: int, now: datetime) -> None:
@@ -240,16 +252,18 @@ def _checked(policy: Policy) -> list[str]:
     from fedretrain.checks import SECTIONS
 
     sections = [name for name in SECTIONS if may_leave(policy, f"check-{name}")]
+    modes = ""
     if not may_leave(policy, "sum-check") or not sections:
         told = "Answers no check of data and model."
     else:
         which = "any part" if len(sections) == len(SECTIONS) else ", ".join(sections)
         told = f"Answers checks of data and model with counts: {which}."
+        modes = "Tells with such an answer which modes are not allowed here."
     noise = "Adds no noise to the counts of a check."
     if policy.noise.epsilon is not None:
         noise = f"Adds discrete Laplace noise to each count of a check, epsilon {policy.noise.epsilon:g} for a count."
     left = " and ".join(policy.quality.leave_out) or "nothing"
-    return [told, noise, f"Leaves out of training, for its quality: {left}."]
+    return [told, modes, noise, f"Leaves out of training, for its quality: {left}."]
 
 
 def _kept(rules: ReplayRules) -> str:
@@ -261,6 +275,12 @@ def _kept(rules: ReplayRules) -> str:
         f"Keeps a sample of what runs can train on for later runs, encrypted: at most {rules.examples} examples, "
         f"{rules.max_mb} MiB{age}, {which}."
     )
+
+
+def _check_mode(policy: Policy, mode: str) -> None:
+    _fits(policy.modes, mode, "modes")
+    if mode == "replay" and not policy.replay.examples:
+        raise _refused("replay", "another mode; this site keeps no examples for later runs")
 
 
 def _check_hours(policy: Policy, now: datetime) -> None:

@@ -108,6 +108,8 @@ def _sent(entry: dict[str, Any]) -> str:
         parts.append(f"each count with noise of epsilon {epsilon:g}")
     if withheld := entry.get("withheld"):
         parts.append(f"kept back by policy: {', '.join(withheld)}")
+    if declines := entry.get("declines"):
+        parts.append(f"modes not allowed here: {', '.join(declines)}")
     return f"sent in answer to {_subject(entry)}: {'; '.join(parts) or 'an acknowledgement'}"
 
 

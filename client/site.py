@@ -62,7 +62,7 @@ from .failures import log_without_text
 from .incoming import all_arrays, changing_arrays, companion_arrays, travelling_arrays
 from .keeping import Keeping, last_layers
 from .outgoing import packed, written
-from .policy import Policy, check_sum
+from .policy import Policy, check_sum, declined_modes
 from .store import SiteStore
 from .trainer import Order, Result, Trainer
 
@@ -180,6 +180,7 @@ class Site:
             train_examples=train,
             validation_examples=validation,
             needs_base=self._store.base(contract.base) is None,
+            declines=declined_modes(self._policy) if request.check and self._policy else (),
         )
         return pack(reply)
 

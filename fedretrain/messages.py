@@ -72,8 +72,13 @@ class PrepareRequest(_Body):
 
 
 class PrepareReply(_Body):
-    """Counts and problems, never rows. ``needs_base``: the site's store lacks the base model."""
+    """Counts and problems, never rows. ``needs_base``: the site's store lacks the base model.
 
+    ``declines``, in answer to a check alone: the modes (``fedretrain.planning.MODES``) that the site's policy does not
+    allow, whatever else a job is.
+    """
+
+    BRIEF: ClassVar[tuple[str, ...]] = ("declines",)
     kind: Literal["prepare"] = "prepare"
     run: str
     site: str
@@ -81,6 +86,7 @@ class PrepareReply(_Body):
     train_examples: int
     validation_examples: int
     needs_base: bool
+    declines: tuple[str, ...] = ()
 
 
 class BaseRequest(_Body):

@@ -53,6 +53,8 @@ ACTIONS: Final[tuple[Action, ...]] = (
 )
 RETRAININGS: Final[tuple[Retraining, ...]] = ("incremental", "replay", "transfer", "full", "extend")
 CARRIED_OUT: Final[tuple[CarriedOut, ...]] = (*RETRAININGS, "roll-back")
+MODES: Final = ("continue", "full", "incremental", "replay", "transfer", "extend")
+"""Of ``train.mode``, those that a plan's run may have; the order in which sites name what they decline."""
 UNITS: Final[tuple[Unit, ...]] = ("seconds", "bytes", "site_seconds", "kwh")
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}

@@ -37,6 +37,7 @@ from fedretrain.messages import (
     TrainReply,
     record,
 )
+from fedretrain.planning import MODES
 from fedretrain.release import RELEASE_ID
 
 from .beside import Beside
@@ -108,7 +109,8 @@ def admit_prepare(content: RecordDict, run: str, contract: str, site: str | None
     """The answer to a prepare request; ``site`` is the name it must bear, None where it may choose one.
 
     Raises:
-        RejectedUpdate: It is not one, names another run, contract or site, or counts examples that cannot be.
+        RejectedUpdate: It is not one, names another run, contract or site, counts examples that cannot be, or says that
+            modes are declined that are none.
     """
     body = _body(content)
     if isinstance(body, Declined):
@@ -120,6 +122,8 @@ def admit_prepare(content: RecordDict, run: str, contract: str, site: str | None
         raise RejectedUpdate("contract", f"expected {contract[:12]}, got {shown(body.contract)}")
     if not 0 < body.train_examples <= EXAMPLES_LIMIT or not 0 <= body.validation_examples <= EXAMPLES_LIMIT:
         raise RejectedUpdate("examples", f"expected counts from 1 to {EXAMPLES_LIMIT}")
+    if len(set(body.declines)) < len(body.declines) or not set(body.declines) <= set(MODES):
+        malformed(f"declines: expected some of {', '.join(MODES)}, each once")
     return body
 
 

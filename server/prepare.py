@@ -31,12 +31,16 @@ MOST_BY_MEDIAN = 1000  # times the median example count of the sites is the most
 
 @dataclass(frozen=True)
 class Site:
-    """A site that is ready to train: its node, and how many examples it declared."""
+    """A site that is ready to train: its node, and how many examples it declared.
+
+    ``declines``: modes that it does not allow, as it says when it is asked for a check.
+    """
 
     name: str
     node: int
     train_examples: int
     validation_examples: int
+    declines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Preparation:
         refusals = []
         for node, answer in sorted(self._answers(nodes, deadline_s).items()):
             if isinstance(answer, PrepareReply) and answer.site not in ready and answer.site not in taken:
-                site = Site(answer.site, node, answer.train_examples, answer.validation_examples)
+                site = Site(answer.site, node, answer.train_examples, answer.validation_examples, answer.declines)
                 ready[site.name] = (site, answer.needs_base)
             else:
                 refusals.append(_refusal(self._messenger.name(node) or f"node {node}", answer))

@@ -9,7 +9,7 @@ Invariants:
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flwr.app import RecordDict
@@ -105,7 +105,7 @@ def _admitted(content: RecordDict, what: Watched, site: Site, expected: Expected
         told = Answer.from_arrays(answer.arrays, contract, settings)
     except (ValueError, OverflowError) as error:
         raise RejectedUpdate("malformed", f"an answer to a check that cannot be one ({type(error).__name__})") from None
-    return site_check(told, site.name, declared, contract, settings)
+    return replace(site_check(told, site.name, declared, contract, settings), declines=site.declines)
 
 
 def _connected(what: Watched, grid: Grid, messenger: Messenger) -> list[int]:

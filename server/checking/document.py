@@ -70,6 +70,7 @@ class SiteCheck:
         epsilon: Of the noise on every count, as the site says; None where there is none.
         business: By metric that the site declares: value and unit.
         events: What its detector saw in the stream of its examples: (what, Unix seconds at the beginning of the day).
+        declines: Modes of training that its policy does not allow; documents without it are read as with none.
     """
 
     site: str
@@ -80,6 +81,7 @@ class SiteCheck:
     epsilon: float | None
     business: Mapping[str, tuple[float, str]]
     events: tuple[tuple[str, int], ...]
+    declines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class Check:
 
 
 def _site(value: Mapping[str, Any]) -> SiteCheck:
+    value = {"declines": (), **value}
     fields = {field.name: _frozen(value[field.name]) for field in dataclasses.fields(SiteCheck)}
     for name in ("reference", "recent"):
         window = value[name]

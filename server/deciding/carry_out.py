@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import Job
 from fedretrain.jobtables import STAGED
-from fedretrain.planning import UNITS, PlanSection
+from fedretrain.planning import UNITS, PlanSection, Retraining
 
 from .head import base_layers, units
 from .plan import Plan
@@ -83,6 +83,13 @@ def _contract(job: Job, model: InUse) -> Any:
     if job.contract.labels is None or job.contract.labels in model.labels.values():
         return job.contract
     return job.contract.model_copy(update={"labels": None})
+
+
+def mode_of(action: Retraining, job: Job) -> str:
+    """``train.mode`` of the job that carries out a plan of that action, see ``job_of``."""
+    if action == "full":
+        return (job.plan or PlanSection()).full_mode
+    return "continue" if action == "transfer" and job.transfer is None else action
 
 
 def job_of(plan: Plan, job: Job, model: InUse) -> Job:

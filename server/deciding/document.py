@@ -111,7 +111,11 @@ def _evidence(evidence: Evidence) -> Iterator[str]:
         ]
         yield ""
         yield from _table(("drift", "most of all", "effect", "sites", "checks in a row"), drifts)
-    for title, told in (("Not told by sites", evidence.withheld), ("Hours of sites", _hours(evidence))):
+    for title, told in (
+        ("Not told by sites", evidence.withheld),
+        ("Hours of sites", _hours(evidence)),
+        ("Not allowed by sites", [f"{action} by {', '.join(sites)}" for action, sites in evidence.declined]),
+    ):
         if told:
             yield from ("", f"{title}: {'; '.join(told)}.")
     if evidence.past:

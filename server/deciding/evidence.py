@@ -3,7 +3,8 @@
 Frozen values without judgement; ``server.deciding.gather`` makes them from the history, ``server.deciding.planner``
 decides by them. ``at`` is the planner's clock; it reads no other.
 
-Format ``fedretrain.evidence/1``: the fields by name, times as ISO 8601 in UTC, pairs as lists of two.
+Format ``fedretrain.evidence/1``: the fields by name, times as ISO 8601 in UTC, pairs as lists of two;
+``declined`` and ``needed`` are left out where nothing is declined.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
 
 from fedretrain.errors import ConfigurationError
+from fedretrain.planning import Retraining
 from fedretrain.tomlfile import in_utc
 from server.drift.findings import Estimate
 
@@ -106,6 +108,9 @@ class Evidence:
         best: The best that the model in use achieved on what was recent, of all its checks; by the low end of the
             interval, so that few examples are not the best for being few.
         site_hours: Hours that sites gave when they declined, as their own text has them, by site.
+        declined: By way to retrain, sites that answered the latest check and do not allow it, in order; without ways
+            that all allow.
+        needed: How many sites a run needs, where ``declined`` has any.
     """
 
     at: Time
@@ -128,6 +133,8 @@ class Evidence:
     previous_metric: Estimate | None = None
     best: Estimate | None = None
     site_hours: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    declined: tuple[tuple[Retraining, tuple[str, ...]], ...] = ()
+    needed: int = 0
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -141,9 +148,15 @@ class Evidence:
         """When the model was last retrained, or put in use; None where neither happened."""
         return max([*(past.at for past in self.past), *([self.released_at] if self.released_at else [])], default=None)
 
+    def barred(self, action: Retraining) -> tuple[str, ...]:
+        """Sites that do not allow a way to retrain, where they leave fewer than a run needs; else empty."""
+        against = dict(self.declined).get(action, ())
+        return against if self.sites - len(against) < self.needed else ()
+
     def to_json(self) -> dict[str, Any]:
         """The evidence in the module's format, made of lists, texts and numbers alone."""
-        return {"format": FORMAT, **_ADAPTER.dump_python(self, mode="json")}
+        brief = set() if self.declined else {"declined", "needed"}
+        return {"format": FORMAT, **_ADAPTER.dump_python(self, mode="json", exclude=brief)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Evidence":

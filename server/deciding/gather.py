@@ -19,7 +19,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from fedretrain.job import Job
+from fedretrain.planning import RETRAININGS, Retraining
 
+from .carry_out import mode_of
 from .evidence import Estimate, Evidence, Signal
 from .runs import Clock, Runs, costs_of, past_of, runs_of
 
@@ -67,6 +69,7 @@ def evidence_of(history: "History", job: Job, runs: Runs, now: datetime) -> Evid
         known["released_at"] = datetime.fromisoformat(check.since)  # from when on what came is new to the model in use
     performance = _worst(findings)
     watched = job.watch.labels if job.watch else ()
+    declined = tuple(_declined(check, job))
     return Evidence(
         **known,
         signals=tuple(_signals(check, [found for _, found in mine])),
@@ -83,6 +86,8 @@ def evidence_of(history: "History", job: Job, runs: Runs, now: datetime) -> Evid
         withheld=tuple(sorted(_withheld(check))),
         too_little=_says_nothing(check, findings),
         site_hours=tuple(_site_hours(check)),
+        declined=declined,
+        needed=job.participation.min_sites if declined else 0,
     )
 
 
@@ -178,6 +183,15 @@ def _withheld(check: "Check") -> Iterator[str]:
 
 def _says_nothing(check: "Check", findings: "Findings") -> bool:
     return not check.sites or all(finding.verdict == "too little data" for finding in findings.findings)
+
+
+def _declined(check: "Check", job: Job) -> Iterator[tuple[Retraining, tuple[str, ...]]]:
+    """Ways to retrain whose run would be of a mode that sites do not allow, with these."""
+    for action in RETRAININGS:
+        mode = mode_of(action, job)
+        against = tuple(sorted(name for name, site in check.sites.items() if mode in site.declines))
+        if against:
+            yield action, against
 
 
 def _site_hours(check: "Check") -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -5,8 +5,8 @@ In this order, and each step says so in the plan:
 1. A trigger has to fire (``server.deciding.rules``); else nothing is done, or it is watched on where there is a reason.
 2. There have to be new data, or it is refused.
 3. Where only drift fired, there has to be enough to gain.
-4. Of the ways that answer to what is new, that the policy allows and the budget affords, the one with the greatest
-   expected gain is taken; of several with equal gain the cheapest.
+4. Of the ways that answer to what is new, that policy and enough sites allow and the budget affords, the one with the
+   greatest expected gain is taken; of several with equal gain the cheapest.
 5. It waits for the cool-down, and for hours at which server and sites may work.
 
 A release that does worse than the one before is rolled back where no drift stands that might explain it, and where
@@ -87,7 +87,7 @@ def _retraining(evidence: Evidence, policy: PlanSection, fired: Fired, ways: Seq
         needed = f"{policy.fewest_new} new examples"
         return Decision("watch", "no-new-data", sentence, needed, wanted, changes=(f"{needed}: {known}.",))
     if chosen is None:
-        return _impossible(why, ways)
+        return _impossible(why, ways, evidence, policy)
     if all(rule.judged for rule, _ in fired) and (small := _too_small(evidence, policy, possible)):
         return Decision(
             "watch",
@@ -111,7 +111,8 @@ def _too_small(evidence: Evidence, policy: PlanSection, possible: Sequence[Way])
     What counts is the most that any allowed way got back of what was expected of it, whatever the drift is said to be,
     and the lowest price: so more drift is never worth less.
     """
-    allowed = [action for action in RETRAININGS if action in policy.actions and action != "extend"]
+    named = [action for action in RETRAININGS if action in policy.actions and action != "extend"]
+    allowed = [action for action in named if not evidence.barred(action)]
     correction = max((experience_of(action, evidence.past).correction for action in allowed), default=1.0)
     at_stake, price = lost(evidence, policy).times(correction), min(way.price for way in possible)
     if at_stake.expected >= policy.least_gain and at_stake.expected >= price:
@@ -120,14 +121,19 @@ def _too_small(evidence: Evidence, policy: PlanSection, possible: Sequence[Way])
     return f"What was lost is too little: {span(at_stake)} of the metric; {policy.least_gain:g} is asked for{priced}."
 
 
-def _impossible(why: str, ways: Sequence[Way]) -> Decision:
+def _impossible(why: str, ways: Sequence[Way], evidence: Evidence, policy: PlanSection) -> Decision:
     """No way to retrain can be taken; where the budget is why, from when on one can."""
     fit = [way for way in ways if way.gain is not None]
     dear = [way for way in fit if way.dear]
     if not dear:
         sentence = f"{why} No way to retrain that answers to this is allowed."
-        named = ", ".join(way.action for way in fit)
-        return Decision("watch", "not-allowed", sentence, "plan.actions", changes=(f"{named} in plan.actions.",))
+        unnamed = ", ".join(way.action for way in fit if way.action not in policy.actions)
+        declined = ", ".join(way.action for way in fit if evidence.barred(way.action))
+        told = [("plan.actions", f"{unnamed} in plan.actions.")] if unnamed else []
+        if declined:
+            told.append(("participation.min_sites", f"{evidence.needed} sites that allow one of {declined}."))
+        thresholds, changes = zip(*told, strict=True)
+        return Decision("watch", "not-allowed", sentence, ", ".join(thresholds), changes=changes)
     free = min(dear, key=lambda way: (way.free_at or _NEVER, -way.expected))
     changes = (f"The time: from {when(free.free_at)} on the budget allows {free.action}.",) if free.free_at else ()
     sentence = f"{why} {free.why_not}"

@@ -69,7 +69,7 @@ def surely_fell(evidence: Evidence, policy: PlanSection) -> bool:
 
 def learnable(evidence: Evidence, policy: PlanSection) -> tuple[tuple[str, int], ...]:
     """Labels that the model does not know, with examples enough to learn them."""
-    if not policy.new_labels or "extend" not in policy.actions:
+    if not policy.new_labels or "extend" not in policy.actions or evidence.barred("extend"):
         return ()
     return tuple((name, count) for name, count in evidence.new_labels if count >= policy.fewest_of_label)
 

@@ -65,16 +65,29 @@ def all_ways(evidence: Evidence, policy: PlanSection, costs: Mapping[str, Cost])
     for action in RETRAININGS:
         cost, price = priced[action], price_of(priced[action], policy)
         if action not in parts:
-            found.append(Way(action, None, cost, _unfit(action)))
+            found.append(Way(action, None, cost, _declined(action, evidence) or _unfit(action)))
             continue
         experience = experience_of(action, evidence.past)
         gain = gain_of(at_stake, parts[action], experience)
         if action not in policy.actions:
             found.append(Way(action, gain, cost, "plan.actions does not name it.", price=price, known=experience.runs))
             continue
+        if declined := _declined(action, evidence):
+            found.append(Way(action, gain, cost, declined, price=price, known=experience.runs))
+            continue
         free_at, why_not = over_budget(cost, evidence, policy) or (None, "")
         found.append(Way(action, gain, cost, why_not, bool(why_not), free_at, price, experience.runs))
     return tuple(found)
+
+
+def _declined(action: Retraining, evidence: Evidence) -> str:
+    """Which sites do not allow it, where too few others do; else empty."""
+    against = evidence.barred(action)
+    if not against:
+        return ""
+    verb = "does" if len(against) == 1 else "do"
+    whose = f"{len(against)} of {evidence.sites} sites {verb} not allow it ({', '.join(against)})"
+    return f"{whose}; a run needs {evidence.needed} that do."
 
 
 def _unfit(action: Retraining) -> str:

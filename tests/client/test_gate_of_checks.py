@@ -119,6 +119,22 @@ def test_a_policy_forbids_each_section_by_itself_and_all_at_once(site: Guarded) 
     assert site.ask(gate, PREPARE, pack(check()), run="check-1")["where"] == "min_examples"
 
 
+def test_a_check_is_told_which_modes_are_declined_and_training_is_not(site: Guarded) -> None:
+    """By the policy of the moment; the record has what was told."""
+    site.data()
+    gate = site.start()
+    assert site.ask(gate, PREPARE, pack(check()), run="check-1")["declines"] == ["replay"]
+    assert site.entries("sent")[-1]["declines"] == ["replay"]
+    assert "modes not allowed here: replay" in record.words(site.entries("sent")[-1])
+    site.policy('modes = ["replay", "full"]\n[policy.replay]\nexamples = 20')
+    told = site.ask(gate, PREPARE, pack(check("check-2")), run="check-2")
+    assert told["declines"] == ["continue", "incremental", "transfer", "extend"]
+    site.policy("")
+    trained = site.ask(gate, PREPARE, pack(job()))
+    assert trained["kind"] == "prepare"
+    assert "declines" not in trained
+
+
 def test_hours_jobs_and_federations_hold_for_checks_too() -> None:
     """Each by its name; what is about training is not asked."""
     noon = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)

@@ -1,5 +1,6 @@
 """Each rule of a site's policy refuses what is outside it, by its name, and says its limit."""
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -7,17 +8,20 @@ import pytest
 
 from client.policy import (
     Policy,
+    ReplayRules,
     bundle_accepted,
     check_examples,
     check_layers,
     check_prepare,
     check_train,
     count_to_tell,
+    declined_modes,
     describe,
     statistics_to_tell,
 )
 from fedretrain.errors import DeclinedRequest
 from fedretrain.job import NamedConfig, TrainSection
+from fedretrain.planning import MODES
 
 from .guarded import RUN, job
 
@@ -52,6 +56,19 @@ def test_a_rule_refuses_by_its_name(rule: str) -> None:
             check(Policy(**limits))
         assert (caught.value.code, caught.value.where) == ("policy", rule)
         assert caught.value.expected
+
+
+def test_the_modes_that_a_policy_declines_are_known_beforehand() -> None:
+    """Replay needs examples to be kept; the rest is what no pattern fits. Each is what preparing would decline."""
+    assert declined_modes(Policy()) == ("replay",)
+    assert declined_modes(Policy(replay=ReplayRules(examples=5))) == ()
+    policy = Policy(modes=("incr*", "continue"), replay=ReplayRules(examples=5))
+    assert declined_modes(policy) == ("full", "replay", "transfer", "extend")
+    assert declined_modes(Policy(modes=())) == MODES
+    for mode in MODES:
+        request = job(train=TrainSection(rounds=10).model_copy(update={"mode": mode}))
+        with pytest.raises(DeclinedRequest) if mode in declined_modes(policy) else nullcontext():
+            check_prepare(policy, "clinics", request, NOON)
 
 
 ALLOWED: list[tuple[dict[str, Any], dict[str, Any]]] = [

@@ -32,7 +32,6 @@ metrics = ["revenue"]
 [plan]
 hysteresis = 1
 metric_below = 0.9
-actions = ["incremental", "full"]
 """
 
 
@@ -87,6 +86,9 @@ def test_from_a_check_to_an_approved_run(stand: Stand, job: Path) -> None:
     assert ask(stand, "runs")["runs"] == []
     assert [row["state"] for row in ask(stand, "runs", "--checks")["runs"]] == ["checked"]
     assert plan["action"] not in {"nothing", "watch"}, plan["sentence"]
+    assert plan["evidence"]["declined"] == [["replay", sorted(SITES)]]  # no site keeps examples
+    [replay] = [other for other in plan["alternatives"] if other["action"] == "replay"]
+    assert replay["why_not"].startswith("3 of 3 sites do not allow it (north, south, west)")
     assert "south: calibration (policy)" in plan["evidence"]["withheld"]
 
     decision = ask(stand, "approve", plan["id"][:12], "--by", "ann", "--why", "scanner was replaced")

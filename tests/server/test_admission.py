@@ -314,11 +314,16 @@ PREPARED = PrepareReply(run="r1", site="a", contract="c", train_examples=9, vali
         ({"train_examples": 10**18}, "examples"),
         ({"validation_examples": -1}, "examples"),
         ({"site": "a/b"}, "site"),
+        ({"declines": ("replay", "sleep")}, "malformed"),
+        ({"declines": ("replay", "replay")}, "malformed"),
+        ({"declines": ("",) * 1000}, "malformed"),
     ],
 )
 def test_the_answer_to_prepare_is_checked(change: dict[str, Any], code: str) -> None:
     """Run, contract, counts and the site's name are this run's and plausible."""
     assert admit_prepare(pack(PREPARED), "r1", "c") == PREPARED
+    declining = PREPARED.model_copy(update={"declines": ("replay", "continue")})
+    assert admit_prepare(pack(declining), "r1", "c") == declining
     with pytest.raises(RejectedUpdate) as caught:
         admit_prepare(pack(PREPARED.model_copy(update=change)), "r1", "c")
     assert caught.value.code == code

@@ -10,7 +10,7 @@ import pytest
 
 from fedretrain.checks import POLICY
 from fedretrain.errors import RunFailed
-from fedretrain.messages import PREPARE, SUM, TRAIN
+from fedretrain.messages import PREPARE, SUM, TRAIN, PrepareReply, pack
 from server.checking.ask import Answers, ask_check
 from server.checking.watched import Watched
 from server.events import EventLog
@@ -80,6 +80,25 @@ def test_whoever_lies_declines_or_breaks_costs_itself_alone(tmp_path: Path) -> N
         "g": "malformed",
     }
     assert [e["site"] for e in loop.named("check-refused")] == ["b", "c", "d", "g"]
+
+
+def test_what_sites_do_not_allow_is_in_their_answers_and_nonsense_costs_a_site(tmp_path: Path) -> None:
+    """As they say when they are prepared."""
+
+    def declining(*modes: str) -> Any:
+        def tamper(kind: str, _: Any, reply: Any) -> Any:
+            if kind != PREPARE:
+                return reply
+            body = PrepareReply.model_validate_json(str(reply.config_records["body"]["json"]))
+            return pack(body.model_copy(update={"declines": modes}))
+
+        return tamper
+
+    sites = [CheckSite("a", 10, tamper=declining("replay", "full")), CheckSite("b", 10)]
+    sites.append(CheckSite("c", 10, tamper=declining("everything")))
+    found, _ = asked(tmp_path, sites)
+    assert {name: site.declines for name, site in found.sites.items()} == {"a": ("replay", "full"), "b": ()}
+    assert found.declined["node 3"].startswith("malformed")
 
 
 def put(array: int, place: Any, value: Any) -> Callable[[list[Any]], None]:

@@ -1,5 +1,6 @@
 """The document of a check: the same after its JSON, and refused where it is something else."""
 
+import dataclasses
 import json
 
 import pytest
@@ -24,6 +25,11 @@ def test_json_and_back_is_the_same_check() -> None:
     assert '"format": "fedretrain.check/1"' in text
     assert Check.from_json(json.loads(text)) == check
     assert json.loads(text)["sites"]["a"]["recent"]["labels"]["y"] == [None, 5, 0, 0]
+    declining = dataclasses.replace(check, sites={"a": dataclasses.replace(site, declines=("replay",))})
+    assert Check.from_json(json.loads(json.dumps(declining.to_json()))) == declining
+    older = check.to_json()
+    del older["sites"]["a"]["declines"]
+    assert Check.from_json(older) == check
     for damaged in ({}, {"format": "fedretrain.check/1"}, {**check.to_json(), "sites": {"a": {}}}):
         with pytest.raises(ConfigurationError, match=r"check: expected fedretrain\.check/1"):
             Check.from_json(damaged)

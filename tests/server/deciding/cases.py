@@ -120,6 +120,11 @@ CASES: dict[str, tuple[Evidence, PlanSection, dict[str, Cost]]] = {
         {},
     ),
     "not-allowed": (DRIFTED, PlanSection(actions=("extend",)), {}),
+    "declined": (
+        replace(DRIFTED, sites=3, declined=(("replay", ("clinic-a", "clinic-b")),), needed=2),
+        PlanSection(),
+        {},
+    ),
 }
 
 

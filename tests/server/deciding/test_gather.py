@@ -1,5 +1,6 @@
 """From a history of checks to evidence."""
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from fedretrain.job import Job
 from server.checking.document import Check
-from server.deciding.evidence import Estimate, Signal
+from server.deciding.evidence import Estimate, Evidence, Signal
 from server.deciding.gather import Runs, evidence_of
 from server.drift.findings import Findings
 from server.history import History
@@ -156,6 +157,18 @@ def test_hours_that_sites_decline_for_are_told(watched: Job) -> None:
     found = gathered(watched, (check(0, site("a"), declined=declined), findings(0)))
 
     assert found.site_hours == (("b", ("22:00-06:00",)),)
+
+
+def test_ways_that_sites_do_not_allow_are_told_by_what_the_run_would_be(watched: Job) -> None:
+    """ "full" goes on from the model in use, and so does "transfer" where the job has no head of its own."""
+    sites = (site("a"), replace(site("b"), declines=("continue",)), replace(site("c"), declines=("replay", "transfer")))
+
+    found = gathered(watched, (check(0, *sites), findings(0)))
+
+    assert found.declined == (("replay", ("c",)), ("transfer", ("b",)), ("full", ("b",)))
+    assert found.needed == watched.participation.min_sites
+    assert Evidence.from_json(found.to_json()) == found
+    assert not {"declined", "needed"} & set(gathered(watched, (check(0, site("a")), findings(0))).to_json())
 
 
 def test_findings_that_all_lack_data_say_nothing(watched: Job) -> None:

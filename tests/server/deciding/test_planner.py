@@ -48,6 +48,7 @@ EXPECTED = {
     "experience": ("incremental", None),
     "not-recovered": ("incremental", None),
     "not-allowed": ("watch", None),
+    "declined": ("incremental", None),
 }
 
 
@@ -132,6 +133,9 @@ evidences = st.builds(
     previous_release=st.just("r1") | st.none(),
     previous_metric=estimates(),
     too_little=st.booleans(),
+    declined=st.just(())
+    | st.lists(st.sampled_from(RETRAININGS), unique=True).map(lambda w: tuple((x, ("a",)) for x in w)),
+    needed=st.integers(1, 5),
 )
 allowed = st.lists(st.sampled_from((*RETRAININGS, "roll-back")), unique=True).map(tuple)
 policies = st.builds(
@@ -206,6 +210,7 @@ def test_limits_hold(evidence: Evidence, policy: PlanSection, costs: dict[str, C
     if plan.action not in RETRAININGS:
         return
     assert plan.action in policy.actions
+    assert not evidence.barred(plan.action)
     assert evidence.last is None or NOW - evidence.last >= timedelta(hours=1 if policy.cool_down == "1h" else 48)
     recent = [one for one in evidence.past if one.at > NOW - timedelta(days=30)]
     if policy.budget.retrainings is not None:
@@ -296,6 +301,27 @@ def test_rolls_back_where_drift_might_explain_it_but_nothing_can_be_learnt() -> 
     """Without new data the better of two models is all there is."""
     worse = replace(DRIFTED, previous_metric=estimate(0.9), released_at=ago(3), new_examples=10)
     assert decide(worse, PlanSection(), {}).action == "roll-back"
+
+
+def test_a_way_that_too_few_sites_allow_is_not_taken() -> None:
+    """Two of three decline replay: with two needed another way is taken, and the plan says who; with one it is replay.
+
+    Where no way is left it waits, and says what is missing; labels that no run may learn keep nothing else back.
+    """
+    plan = made("declined")
+    [replay] = [other for other in plan.alternatives if other.action == "replay"]
+    assert replay.why_not == "2 of 3 sites do not allow it (clinic-a, clinic-b); a run needs 2 that do."
+    evidence = CASES["declined"][0]
+    assert decide(replace(evidence, needed=1), PlanSection(), {}).action == "replay"
+    stuck = decide(evidence, PlanSection(actions=("replay", "extend")), {})
+    assert (stuck.action, stuck.rule, stuck.threshold) == (
+        "watch", "not-allowed", "plan.actions, participation.min_sites",
+    )  # fmt: skip
+    assert stuck.would_change[:2] == (
+        "incremental, transfer, full in plan.actions.", "2 sites that allow one of replay.",
+    )  # fmt: skip
+    labels = replace(DRIFTED, new_labels=(("8", 30),), declined=(("extend", ("a", "b", "c", "d", "e")),), needed=2)
+    assert decide(labels, PlanSection(), {}).action == "replay"
 
 
 def test_withheld_statistics_cost_only_what_needs_them() -> None:
