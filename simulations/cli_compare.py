@@ -4,7 +4,6 @@ Invariants: importing this module loads neither NumPy nor Flower nor TensorFlow;
 behind, however the command ends; what is asked for beside the table is checked before the first run.
 """
 
-import importlib
 import os
 import tempfile
 from contextlib import ExitStack
@@ -15,6 +14,8 @@ import typer
 
 from fedretrain.answers import Json, answers, say, table
 from fedretrain.errors import ConfigurationError
+
+from .outputs import check_outputs
 
 if TYPE_CHECKING:
     from .benchmarks.environment import Environment
@@ -46,7 +47,7 @@ def compare(  # noqa: PLR0913, PLR0917  # the command's options
     """
     with answers(as_json):
         what = _comparison(scenario, modes, range(first, first + seeds), sites)
-        _check(out, plot, into)
+        check_outputs(out, plot, into)
         ways, environment = _ways(what, out, workers)
         _keep(what, ways, environment, plot, into)
     _say(what, ways, environment, as_json)
@@ -63,18 +64,6 @@ def _comparison(scenario: str, modes: str | None, seeds: range, sites: int) -> "
     what = Comparison(scenario, tuple(dict.fromkeys(names)), tuple(seeds), sites)
     what.check()
     return what
-
-
-def _check(out: Path | None, plot: Path | None, into: Path | None) -> None:
-    """Raises ConfigurationError or ModuleNotFoundError for what would fail after the last run."""
-    if out is not None and out.exists():
-        raise ConfigurationError(f"--out: {out}: expected a folder that does not exist yet; choose another one")
-    if plot is not None:
-        if plot.suffix != ".png" or not plot.resolve().parent.is_dir():
-            raise ConfigurationError(f"--plot: expected a file that ends in .png in a folder that exists, got {plot}")
-        importlib.import_module("matplotlib")
-    if into is not None and not into.is_file():
-        raise ConfigurationError(f"--into: {into}: no such file; it has the lines between which the table goes")
 
 
 def _ways(what: "Comparison", out: Path | None, workers: int | None) -> "tuple[list[Way], Environment]":

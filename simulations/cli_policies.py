@@ -4,7 +4,6 @@ Invariants: importing this module loads neither NumPy nor Flower nor TensorFlow;
 behind, however the command ends; what is asked for beside the table is checked before the first world begins.
 """
 
-import importlib
 import os
 import tempfile
 from contextlib import ExitStack
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedretrain.answers import Json, answers, say, table
-from fedretrain.errors import ConfigurationError
+
+from .outputs import check_outputs
 
 if TYPE_CHECKING:
     from .benchmarks.environment import Environment
@@ -47,7 +47,7 @@ def compare_policies(  # noqa: PLR0913, PLR0917  # the command's options
     """
     with answers(as_json):
         what = _comparison(scenarios, policies, range(first, first + seeds), steps, every)
-        _check(out, plot, into)
+        check_outputs(out, plot, into)
         courses, environment = _courses(what, out, workers)
         _keep(what, courses, environment, plot, into)
     _say(what, courses, environment, as_json)
@@ -65,18 +65,6 @@ def _comparison(scenarios: str | None, policies: str | None, seeds: range, steps
 
 def _names(given: str | None, known: Any) -> tuple[str, ...]:
     return tuple(known) if given is None else tuple(dict.fromkeys(name.strip() for name in given.split(",")))
-
-
-def _check(out: Path | None, plot: Path | None, into: Path | None) -> None:
-    """Raises ConfigurationError or ModuleNotFoundError for what would fail after the last world."""
-    if out is not None and out.exists():
-        raise ConfigurationError(f"--out: {out}: expected a folder that does not exist yet; choose another one")
-    if plot is not None:
-        if plot.suffix != ".png" or not plot.resolve().parent.is_dir():
-            raise ConfigurationError(f"--plot: expected a file that ends in .png in a folder that exists, got {plot}")
-        importlib.import_module("matplotlib")
-    if into is not None and not into.is_file():
-        raise ConfigurationError(f"--into: {into}: no such file; it has the lines between which the table goes")
 
 
 def _courses(what: "Comparison", out: Path | None, workers: int | None) -> "tuple[list[Course], Environment]":
