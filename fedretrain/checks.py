@@ -66,6 +66,7 @@ __all__ = [
     "MOST_COLUMNS",
     "MOST_CONFUSED",
     "NOT_ASKED",
+    "NOT_DECLARED",
     "NO_LABELS",
     "NO_TIMES",
     "POLICY",
@@ -94,8 +95,17 @@ __all__ = [
 SUM = "check"
 """The name under which a check is asked (``fedretrain.sums``)."""
 WINDOWS = ("reference", "recent")
-REASONS = {0: "given", 1: "policy", 2: "too few", 3: "no labels", 4: "not asked", 5: "failed", 6: "no times"}
-GIVEN, POLICY, TOO_FEW, NO_LABELS, NOT_ASKED, FAILED, NO_TIMES = REASONS
+REASONS = {
+    0: "given",
+    1: "policy",
+    2: "too few",
+    3: "no labels",
+    4: "not asked",
+    5: "failed",
+    6: "no times",
+    7: "not declared",  # of the metrics that are asked for
+}
+GIVEN, POLICY, TOO_FEW, NO_LABELS, NOT_ASKED, FAILED, NO_TIMES, NOT_DECLARED = REASONS
 STREAMS = ("error", "confidence")
 """What a streaming detector watches: errors where there are labels, else the model's lack of confidence."""
 CONFIDENCE_BINS = 10

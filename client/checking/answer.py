@@ -16,6 +16,7 @@ from fedretrain.checks import (
     NO_LABELS,
     NO_TIMES,
     NOT_ASKED,
+    NOT_DECLARED,
     POLICY,
     TOO_FEW,
     WINDOW_FIELDS,
@@ -29,7 +30,7 @@ from fedretrain.dataset import Dataset
 from fedretrain.features import histogram, values
 
 from . import counting, quality
-from .business import Arrays, arrays_of
+from .business import Metrics, arrays_of
 from .predictions import Answers
 from .reading import Found
 from .suppress import Guard
@@ -46,14 +47,14 @@ class Rules:
     Attributes:
         guard: For counts.
         may: Whether a section may leave at all.
-        metrics: Gives the business metrics of these names, of the recent examples' arrays.
+        metrics: Gives the business metrics of these names, of the recent examples' arrays (``business.reader``).
         failed: Is told which section failed of what; nothing is raised.
         now: The check's time, seconds since 1970 UTC.
     """
 
     guard: Guard
     may: Callable[[str], bool]
-    metrics: Callable[[tuple[str, ...], Callable[[], Arrays]], Numbers]
+    metrics: Metrics
     failed: Callable[[str, Exception], None]
     now: float
 
@@ -285,8 +286,11 @@ class _Counted:
     def _of_business(self) -> int:
         if not self._settings.metrics:
             return NOT_ASKED
-        self._business = self._rules.metrics(self._settings.metrics, lambda: arrays_of(self._recent, self._contract))
-        return GIVEN if self._business else FAILED
+        found = self._rules.metrics(self._settings.metrics, lambda: arrays_of(self._recent, self._contract))
+        self._business = {name: number for name, number in found.items() if number is not None}
+        if self._business:
+            return GIVEN
+        return FAILED if found else NOT_DECLARED
 
     @property
     def _recent(self) -> Dataset:

@@ -21,28 +21,27 @@ if TYPE_CHECKING:
     from client.sitefile import MetricSection
 
 Arrays = dict[str, NDArray[Any]]
-Metrics = Callable[[Iterable[str], Callable[[], Arrays]], dict[str, tuple[float, str]]]
+Metrics = Callable[[Iterable[str], Callable[[], Arrays]], Mapping[str, tuple[float, str] | None]]
 
 
 def reader(sections: "Mapping[str, MetricSection]", folder: Path) -> Metrics:
-    """What gives the value and unit of those of the named metrics that the site declares.
+    """What gives the value and unit of those of the named metrics that the site declares; None for one that fails.
 
     Args:
         sections: The ``[metrics]`` of ``site.toml``.
         folder: Where it lies.
     """
 
-    def read(names: Iterable[str], arrays: Callable[[], Arrays]) -> dict[str, tuple[float, str]]:
-        found = {}
+    def read(names: Iterable[str], arrays: Callable[[], Arrays]) -> dict[str, tuple[float, str] | None]:
+        found: dict[str, tuple[float, str] | None] = {}
         for name in names:
             if name not in sections:
                 continue
             try:
-                value = _value(sections[name], folder, arrays)
+                found[name] = _value(sections[name], folder, arrays), sections[name].unit
             except Exception as error:  # noqa: BLE001 - it is the site's own code
                 log_without_text(f"metrics.{name} {sections[name].function}", error)
-                continue
-            found[name] = value, sections[name].unit
+                found[name] = None
         return found
 
     return read

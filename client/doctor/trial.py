@@ -37,6 +37,7 @@ def findings(home: Home, *, step: bool) -> Iterator[Finding]:
     job = last_job(home)
     if job is None:
         yield _data_without_job(home, site)
+        yield from _imported(home, site)
         if step:
             yield _probe(site)
         return
@@ -99,15 +100,37 @@ def _metrics(home: Home, site: SiteFile, job: "PrepareRequest", data: "Dataset |
     for name, section in site.metrics.items():
         said = _Said()
         logging.getLogger("client").addHandler(said)
-        found = metrics_of(site.metrics, home.root)([name], arrays)
+        number = metrics_of(site.metrics, home.root)([name], arrays)[name]
         logging.getLogger("client").removeHandler(said)
-        if found:
+        if number is not None:
             yield Finding("metric", "ok", f"{name}: {section.function} gives a number of {section.unit}")
             continue
         yield problem(
             "metric",
             "metric-failed",
             f"{name}: {section.function} gives no finite number ({'; '.join(said.lines)})",
+            "a check that asks for it goes without; nothing else depends on it",
+            f"correct the function, or what [metrics.{name}] in {home.site} says",
+        )
+
+
+def _imported(home: Home, site: SiteFile) -> Iterator[Finding]:
+    """Whether each business metric's function is there, before any job says under which names it gets arrays."""
+    from client.data.function import function_of
+
+    for name, section in site.metrics.items():
+        try:
+            wrong = "" if callable(function_of(section, home.root)) else "it is no function"
+        except Exception as error:  # noqa: BLE001 - it is the site's own code, and its texts may quote data
+            wrong = f"its import fails with {type(error).__name__}"
+        if not wrong:
+            what = f"{name}: {section.function} is there; whether it gives a number is known once a job was prepared"
+            yield Finding("metric", "ok", what)
+            continue
+        yield problem(
+            "metric",
+            "metric-failed",
+            f"{name}: {section.function} cannot be called: {wrong}",
             "a check that asks for it goes without; nothing else depends on it",
             f"correct the function, or what [metrics.{name}] in {home.site} says",
         )

@@ -16,6 +16,7 @@ from fedretrain.checks import (
     NO_LABELS,
     NO_TIMES,
     NOT_ASKED,
+    NOT_DECLARED,
     POLICY,
     SECTIONS,
     TOO_FEW,
@@ -104,6 +105,13 @@ def test_a_withheld_section_costs_no_other(section: str) -> None:
     assert all(equal or hidden for equal, hidden in same)
     assert section in ("business", "stream") or not all(equal for equal, _ in same)
     assert (got.business == {}) == (section == "business")
+
+
+@pytest.mark.parametrize(("found", "why"), [({}, NOT_DECLARED), ({"revenue": None}, FAILED)])
+def test_why_no_business_metric_is_told(found: dict[str, None], why: int) -> None:
+    """A site that declares none of them has not failed."""
+    got = answer(rules(metrics=lambda *_: found))
+    assert (got.reasons["business"], got.business) == (why, {})
 
 
 def test_a_section_that_fails_costs_no_other() -> None:

@@ -209,3 +209,18 @@ def test_what_the_policy_leaves_out_and_business_metrics(home: Home) -> None:
     assert (fine.state, failing.state, failing.cause) == ("ok", "problem", "metric-failed")
     assert "57" not in fine.what
     assert "Aurelia" not in failing.what + failing.why + failing.do
+
+
+def test_business_metrics_before_the_first_job(tmp_path: Path) -> None:
+    """A function that is there is fine, one that cannot be imported is a problem: no job is needed to see it."""
+    home = Home(tmp_path / "home")
+    home.make()
+    write(home)
+    (home.root / "own_metrics_c.py").write_text("def fine(arrays):\n    return 1.0\n")
+    more = "".join(
+        f'[metrics.{name}]\nfunction = "own_metrics_c:{name}"\nunit = "EUR"\npath = "."\n' for name in ("fine", "gone")
+    )
+    home.site.write_text(home.site.read_text() + more)
+    fine, gone = (found for found in findings(home, step=False) if found.subject == "metric")
+    assert (fine.state, gone.state, gone.cause) == ("ok", "problem", "metric-failed")
+    assert "AttributeError" in gone.what
