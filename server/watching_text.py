@@ -61,8 +61,7 @@ def finding_lines(findings: "Findings") -> Iterator[str]:
     for one in drifted:
         by_subject.setdefault((one.kind, one.subject), []).append(one)
     lacking = Counter(one.kind for one in findings.findings if one.verdict == "too little data")
-    asked = f"{len(findings.findings)} questions"
-    yield f"drift in {len(drifted)} of {asked}" if drifted else f"no drift in {asked}"
+    yield _headline(len(drifted), len(findings.findings), lacking.total())
     told_of = sorted(by_subject, key=lambda key: (_KINDS.index(key[0]), -max(abs(f.effect) for f in by_subject[key])))
     yield from (f"  {kind}: {_together(by_subject[kind, subject])}" for kind, subject in told_of[:MOST])
     if len(told_of) > MOST:
@@ -73,6 +72,21 @@ def finding_lines(findings: "Findings") -> Iterator[str]:
     for told in findings.performance:
         if told.site is None:
             yield f"accuracy of {told.output}: {accuracy(told.recent, told.reference, told.expected)}"
+
+
+def _headline(drifted: int, asked: int, lacking: int) -> str:
+    """How many of the questions that could be answered found drift, and how many could not be answered."""
+    answered = asked - lacking
+    if not answered:
+        return f"too little data to say anything ({_questions(asked)})"
+    found = f"drift in {drifted} of" if drifted else "no drift found in"
+    return f"{found} {_questions(answered)}" + (
+        f"; {lacking} more {'has' if lacking == 1 else 'have'} too little data" if lacking else ""
+    )
+
+
+def _questions(count: int) -> str:
+    return f"{count} question{'' if count == 1 else 's'}"
 
 
 def accuracy(recent: "Estimate | None", reference: "Estimate | None", expected: float | None) -> str:

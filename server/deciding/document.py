@@ -104,7 +104,7 @@ def _evidence(evidence: Evidence) -> Iterator[str]:
     ]
     yield from _table(("what is known", ""), [row for row in rows if row[1]])
     if evidence.too_little:
-        yield from ("", "There were too few data, or no check of the model in use, to say anything.")
+        yield from ("", "There were too few data for most that was asked, or no check of the model in use.")
     if evidence.signals:
         drifts = [
             (s.kind, s.subject, f"{s.effect:.3g}", f"{s.sites} of {s.of}", str(s.checks)) for s in evidence.signals

@@ -103,7 +103,8 @@ class Evidence:
         withheld: What sites do not tell, as "SITE: SECTION (REASON)".
         past: Retrainings that came to a verdict, oldest first.
         previous_release: The release before the one in use, to which one could go back.
-        too_little: Whether the latest check had too little data to say anything.
+        too_little: Whether the latest check had too little data to say anything, or found no drift and had too little
+            for most of the questions about it.
         previous_metric: What the previous release achieved on what was recent in the last check before it was replaced.
         best: The best that the model in use achieved on what was recent, of all its checks; by the low end of the
             interval, so that few examples are not the best for being few.

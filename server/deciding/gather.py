@@ -23,6 +23,7 @@ from fedretrain.planning import RETRAININGS, Retraining
 
 from .carry_out import mode_of
 from .evidence import Estimate, Evidence, Signal
+from .rules import DRIFTS
 from .runs import Clock, Runs, costs_of, past_of, runs_of
 
 if TYPE_CHECKING:
@@ -182,7 +183,12 @@ def _withheld(check: "Check") -> Iterator[str]:
 
 
 def _says_nothing(check: "Check", findings: "Findings") -> bool:
-    return not check.sites or all(finding.verdict == "too little data" for finding in findings.findings)
+    """Whether no question is answered; or none finds drift, and most of those about it have no answer."""
+    verdicts = [finding.verdict for finding in findings.findings]
+    about_drift = [finding.verdict for finding in findings.findings if finding.kind in DRIFTS]
+    most = 2 * about_drift.count("too little data") > len(about_drift)
+    silent = all(verdict == "too little data" for verdict in verdicts)
+    return not check.sites or silent or (most and "drift" not in verdicts)
 
 
 def _declined(check: "Check", job: Job) -> Iterator[tuple[Retraining, tuple[str, ...]]]:

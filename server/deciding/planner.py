@@ -59,8 +59,6 @@ def _quiet(evidence: Evidence) -> Decision:
     waiting = [signal for signal in evidence.signals if signal.kind != "quality"]
     if not evidence.sites:
         return Decision("watch", "no-evidence", "No check of the model in use has an answer.", "an answer of a site")
-    if evidence.too_little:
-        return Decision("watch", "too-little-data", "The data say too little to tell drift from chance.", "more data")
     if waiting:
         kinds = ", ".join(f"{signal.kind} ({signal.checks})" for signal in waiting)
         sentence = f"Drift was found, but does not stand for as many checks as are asked for: {kinds}."
@@ -72,6 +70,8 @@ def _quiet(evidence: Evidence) -> Decision:
         count = sum(count for _, count in evidence.new_labels) + evidence.unknown_labels
         sentence = f"{count} recent examples have labels that the model does not know."
         return Decision("watch", "unknown-labels", sentence, "plan.fewest_of_label, names in watch.labels, and extend")
+    if evidence.too_little:
+        return Decision("watch", "too-little-data", "The data say too little to tell drift from chance.", "more data")
     return Decision("nothing", "nothing-fired", "No trigger fired.", "any trigger")
 
 

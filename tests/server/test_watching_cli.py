@@ -10,6 +10,7 @@ from fedretrain import cli
 from fedretrain.job import load_job
 from server.drift_plot import MOST, POOLED, chosen, panels
 from server.history import History, history_path
+from server.watching_text import finding_lines
 
 from .test_watching import a_plan
 from .upkit import make_job
@@ -45,6 +46,7 @@ def test_drift_over_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [row[-6:] for row in rows] == [[n, "-", "-", "-", "-", "75.0%"] for n in ("0", "2", "0")]
     assert "south  400     800     calibration (policy)" in said
     assert "! west did not answer: policy at hours: 22:00-06:00" in said
+    assert "no drift found in 2 questions; 1 more has too little data" in said
     assert "too little data to say: concept 1" in said
     assert "75.0% (72.0% to 78.0%, 800 examples) recently; 90.0% (88.0% to 92.0%, 1000 examples) before" in said
     assert "north: revenue 12.5 EUR" in said
@@ -52,6 +54,15 @@ def test_drift_over_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [one["check"] for one in value["checks"]] == ["check-1", "check-2", "check-3"]
     assert value["findings"][1] == some_findings(2).to_json()
     assert value["checks"][0]["sites"]["south"]["withheld"] == {"calibration": "policy"}
+
+
+def test_a_headline_counts_the_questions_that_are_answered() -> None:
+    """Those without an answer are told apart; where none has one, no drift is not claimed."""
+    drifted = some_findings(1)
+    little = replace(drifted, findings=drifted.findings[2:])
+    assert next(finding_lines(drifted)) == "drift in 2 of 2 questions; 1 more has too little data"
+    assert next(finding_lines(little)) == "too little data to say anything (1 question)"
+    assert next(finding_lines(replace(drifted, findings=drifted.findings[:1]))) == "drift in 1 of 1 question"
 
 
 def test_a_plan_is_shown_and_decided(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

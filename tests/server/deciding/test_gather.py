@@ -11,7 +11,7 @@ from fedretrain.job import Job
 from server.checking.document import Check
 from server.deciding.evidence import Estimate, Evidence, Signal
 from server.deciding.gather import Runs, evidence_of
-from server.drift.findings import Findings
+from server.drift.findings import Finding, Findings
 from server.history import History
 
 from .kept import NOW, check, finding, findings, job, site
@@ -171,9 +171,16 @@ def test_ways_that_sites_do_not_allow_are_told_by_what_the_run_would_be(watched:
     assert not {"declined", "needed"} & set(gathered(watched, (check(0, site("a")), findings(0))).to_json())
 
 
-def test_findings_that_all_lack_data_say_nothing(watched: Job) -> None:
-    """One that says something is enough."""
+def test_findings_that_mostly_lack_data_say_nothing(watched: Job) -> None:
+    """An answer to every second question about drift is enough, and so is drift in one; quality is none of them."""
     little, enough = finding("covariate", "too little data"), finding("label", "no drift")
+    drift, fine = finding("concept", "drift"), finding("quality", "no drift")
 
-    assert gathered(watched, (check(0, site("a")), findings(0, little, little))).too_little
-    assert not gathered(watched, (check(0, site("a")), findings(0, little, enough))).too_little
+    def says_nothing(*found: Finding) -> bool:
+        return bool(gathered(watched, (check(0, site("a")), findings(0, *found))).too_little)
+
+    assert says_nothing(little, little)
+    assert says_nothing(little, little, enough)
+    assert says_nothing(little, fine, fine)
+    assert not says_nothing(little, enough)
+    assert not says_nothing(little, little, drift)

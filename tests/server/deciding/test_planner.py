@@ -193,6 +193,13 @@ def test_no_evidence_never_acts(policy: PlanSection, costs: dict[str, Cost], day
         assert not decide(evidence, policy, costs).acts
 
 
+def test_what_was_seen_is_told_before_what_was_not() -> None:
+    """Too little data is why it is watched only where nothing else is."""
+    evidence = replace(QUIET, too_little=True, unknown_labels=3)
+    assert decide(evidence, PlanSection(), {}).rule == "unknown-labels"
+    assert decide(replace(evidence, unknown_labels=0), PlanSection(), {}).rule == "too-little-data"
+
+
 @settings(max_examples=40, deadline=None)
 @given(evidences, policies, prices)
 def test_without_new_data_nothing_is_retrained(evidence: Evidence, policy: PlanSection, costs: dict[str, Cost]) -> None:
