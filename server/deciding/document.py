@@ -110,7 +110,7 @@ def _evidence(evidence: Evidence) -> Iterator[str]:
             (s.kind, s.subject, f"{s.effect:.3g}", f"{s.sites} of {s.of}", str(s.checks)) for s in evidence.signals
         ]
         yield ""
-        yield from _table(("drift", "most of all", "effect", "sites", "checks in a row"), drifts)
+        yield from _table(("drift", "most of all", "its effect", "sites with any", "checks in a row"), drifts)
     for title, told in (
         ("Not told by sites", evidence.withheld),
         ("Hours of sites", _hours(evidence)),

@@ -123,12 +123,13 @@ def _drift_rule(kind: Nature) -> Rule:
         drift = signal(evidence)
         if drift is None or drift not in standing(evidence, policy):
             return None
-        most = f", most of all {drift.subject}" if drift.subject else ""
+        effect = f"effect {drift.effect:.3g}"
+        most = f", most of all {drift.subject} ({effect});" if drift.subject else f" ({effect}),"
         where = f"at {drift.sites} of {drift.of} sites" if drift.sites else "in all sites together"
         sure = (
             "" if drift.checks >= policy.hysteresis else f", and the metric surely fell by {policy.sure_loss:g} or more"
         )
-        return f"Drift in {_CALLED[kind]}{most}: effect {drift.effect:.3g} {where}, in {_checks(drift.checks)}{sure}."
+        return f"Drift in {_CALLED[kind]}{most} {where}, in {_checks(drift.checks)}{sure}."
 
     def missing(evidence: Evidence, policy: PlanSection) -> str:
         drift = signal(evidence)

@@ -104,7 +104,11 @@ def _why_not_this(way: Way, decision: Decision, policy: PlanSection, ways: Mappi
         less = "gain less" if way.expected < taken.expected else "be worth less"
         paid = f", {way.net:.3f} against {taken.net:.3f} with its cost paid" if way.price or taken.price else ""
         return f"It should {less}: {way.expected:.3f} against {taken.expected:.3f}{paid}."
-    return f"It should gain as much, and cost more {policy.compare_by.replace('_', ' ')}."
+    unit = policy.compare_by.replace("_", " ")
+    its, of_taken = way.cost.of(policy.compare_by), taken.cost.of(policy.compare_by)
+    if its is None or of_taken is None or its.expected <= of_taken.expected:
+        return f"It should gain as much, and its kind usually takes more {unit} than {taken.action}."
+    return f"It should gain as much, and cost more {unit}."
 
 
 def _why_not_back(evidence: Evidence, policy: PlanSection) -> str:
@@ -142,8 +146,11 @@ def _changes(decision: Decision, evidence: Evidence, policy: PlanSection, ways: 
         yield "Drift that explains it, standing in the checks to come, and new data."
         return
     yield f"Fewer than {policy.fewest_new} new examples."
+    taken = next((way for way in ways if way.action == decision.action), None)
     others = [way for way in ways if not way.why_not and way.action != decision.action]
-    if others:
-        second = max(others, key=lambda way: way.net)
-        needed = stake(evidence, policy).expected
-        yield f"{second.action}, expected to gain {second.expected:.3f} of {needed:.3f}, gaining more or costing less."
+    if taken is not None and others:
+        second, most = max(others, key=lambda way: way.net), stake(evidence, policy).expected
+        yield (
+            f"More to gain, or less to pay, by {second.action} than expected so far: it should gain "
+            f"{second.expected:.3f}, and {taken.action} {taken.expected:.3f}, of {most:.3f} at most."
+        )

@@ -193,6 +193,23 @@ def test_no_evidence_never_acts(policy: PlanSection, costs: dict[str, Cost], day
         assert not decide(evidence, policy, costs).acts
 
 
+def test_what_a_way_costs_is_said_by_its_kind_where_it_is_not_known() -> None:
+    """Seconds that a run took are compared; without any, only the kind can be."""
+    unknown = {other.action: other.why_not for other in made("metric-below").alternatives}
+    known = {other.action: other.why_not for other in made("experience").alternatives}
+    assert unknown["replay"] == "It should gain as much, and its kind usually takes more seconds than incremental."
+    assert "It should gain as much, and cost more seconds." in known.values()
+
+
+def test_drift_is_told_with_its_greatest_effect_apart_from_where_it_was_found() -> None:
+    """The effect is the subject's; the sites are those with any drift of the kind."""
+    told = "Drift in inputs, most of all brightness (effect 0.6); at 3 of 5 sites, in 2 checks in a row."
+    assert made("covariate").sentence == told
+    bare = replace(DRIFTED, signals=(replace(DRIFTED.signals[0], subject=""),))
+    said = decide(bare, PlanSection(), {}).sentence
+    assert said == "Drift in inputs (effect 0.6), at 3 of 5 sites, in 2 checks in a row."
+
+
 def test_what_was_seen_is_told_before_what_was_not() -> None:
     """Too little data is why it is watched only where nothing else is."""
     evidence = replace(QUIET, too_little=True, unknown_labels=3)
