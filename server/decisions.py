@@ -32,6 +32,7 @@ SHORTEST: Final = 4
 """Digits of a plan's id by which it may be named."""
 SHORT: Final = 12
 """Digits of a plan's id that a person sees."""
+_IDLE: Final = {"nothing": "do nothing", "watch": "go on watching"}
 _ANOTHER: Final = "make another: fedretrain server plan JOB.toml"
 
 
@@ -73,7 +74,7 @@ def find(history: History, identity: str | None = None) -> PlanRecord:
 
 
 def carry_out(place: Place, history: History, identity: str, voice: Voice) -> Decision:
-    """Decide for a plan and have it done; what it asks for may be nothing.
+    """Decide for a plan and have it done.
 
     Args:
         place: Where its run goes on.
@@ -82,7 +83,7 @@ def carry_out(place: Place, history: History, identity: str, voice: Voice) -> De
         voice: "approved", or "auto".
 
     Raises:
-        ConfigurationError: It is decided, is not the latest one, is not due, was made for another release, or a run is
+        ConfigurationError: It is decided, is not the latest one, asks for nothing, is not due, was made for another release, or a run is
             under way.
         FedretrainError: As ``Place.run``.
     """
@@ -97,7 +98,7 @@ def carry_out(place: Place, history: History, identity: str, voice: Voice) -> De
     model = act.in_use(place.out, job)
     _check_current(history, kept, plan, model.release, place.out)
     folder = None
-    if plan.acts and plan.action != "roll-back":
+    if plan.action != "roll-back":
         folder = RunFolder.create(place.out, f"plan-{plan.id[:SHORT]}", act.job_of(plan, job, model))
     history.decide(kept.id, voice.word, voice.who, voice.why, None if folder is None else folder.run_id)
     if plan.action == "roll-back":
@@ -159,7 +160,9 @@ def _check_current(history: History, kept: PlanRecord, plan: "Plan", release: st
             f"plan {short}: expected one for the release in use, {has}, got one for {of}; {_ANOTHER}"
         )
     if not plan.acts:
-        return
+        raise ConfigurationError(
+            f"plan {short}: there is nothing to approve, as it is to {_IDLE[plan.action]}; reject it, or {_ANOTHER}"
+        )
     if plan.not_before is not None and not plan.due(datetime.now(UTC)):
         at = f"{plan.not_before:%Y-%m-%d %H:%M} UTC"
         raise ConfigurationError(f"plan {short}: expected to be approved from {at} on; approve it then, or {_ANOTHER}")

@@ -217,7 +217,7 @@ def carried_out_lines(kept: "PlanRecord", decision: "Decision", folder: Path) ->
     """What was decided, and what follows."""
     yield decision_line(kept.id, decision)
     if decision.run is None:
-        yield "nothing is run for it" if kept.plan["action"] != "roll-back" else "the release before is in use again"
+        yield "the release before is in use again"
     elif kept.score is None:
         where = f"{decision.run} --folder {words.path(folder.resolve())}"
         yield f"run {decision.run}; to watch it: fedretrain server status {where}"

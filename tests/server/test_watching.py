@@ -235,11 +235,14 @@ def test_only_the_latest_plan_is_carried_out(place: Place, history: History, job
         decisions.find(history, "abc")
 
 
-def test_a_plan_to_do_nothing_is_signed_and_starts_nothing(place: Place, history: History, job: Job) -> None:
-    """Its decision has no run."""
-    decision = decisions.carry_out(place, history, kept(history, job, a_plan(action="nothing")), ANN)
-    assert decision.run is None
+@pytest.mark.parametrize("action", ["nothing", "watch"])
+def test_a_plan_that_does_nothing_is_not_approved(place: Place, history: History, job: Job, action: str) -> None:
+    """It is undecided after that, and can be rejected."""
+    identity = kept(history, job, a_plan(action=action))
+    with pytest.raises(ConfigurationError, match="there is nothing to approve"):
+        decisions.carry_out(place, history, identity, ANN)
     assert place.started == []
+    assert decisions.reject(history, identity, "bob", "look closer").run is None
 
 
 def test_a_run_that_ended_is_scored_once(place: Place, history: History, job: Job) -> None:

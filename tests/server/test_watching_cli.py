@@ -72,11 +72,10 @@ def test_a_plan_is_shown_and_decided(folder: Path, capsys: pytest.CaptureFixture
     assert (value["decision"], value["score"]) == (None, None)
     short = value["plan"]["id"][:8]
     assert "--why" in ask(capsys, folder, "reject", short, code=2)
-    said = ask(capsys, folder, "approve", short, "--by", "ann", "--why", "I agree")
-    assert "approved by ann" in said
-    assert "nothing is run for it" in said
-    assert "approved by ann" in ask(capsys, folder, "reject", short, "--why", "no", code=2)
-    assert "I agree" in ask(capsys, folder, "plan")
+    assert "there is nothing to approve" in ask(capsys, folder, "approve", short, code=2)
+    assert "rejected by ann" in ask(capsys, folder, "reject", short, "--by", "ann", "--why", "too early")
+    assert "rejected by ann" in ask(capsys, folder, "reject", short, "--why", "no", code=2)
+    assert "too early" in ask(capsys, folder, "plan")
 
 
 def test_where_nothing_was_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
