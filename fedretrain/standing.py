@@ -104,6 +104,7 @@ class Standing:
 
     def _on_checked(self, event: Mapping[str, Any]) -> None:
         self.stage, self.answered = "ended", set(event["sites"])
+        self._earlier_bytes = int(event.get("bytes", 0))
 
     def _on_site_declined(self, event: Mapping[str, Any]) -> None:
         self.declined[str(event["site"])] = event

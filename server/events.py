@@ -36,7 +36,7 @@ under ``at``. Names of sites are sorted::
                         log has no rounds (``server.checking``)
     check-answer        site, reference, recent: examples of its two windows; withheld {section: reason}
     check-refused       site, code, detail: why a site is not in the check
-    checked             sites [name], declined {site: reason}
+    checked             sites [name], declined {site: reason}, bytes (of arrays, both ways)
     failed              reason
     warning             text
 """

@@ -32,7 +32,8 @@ from .watched import watched
 __all__ = ["DOCUMENT", "check", "is_check", "mark_check"]
 
 DOCUMENT = "check.json"
-"""File in the folder that holds what the check found."""
+"""File in the folder that holds what the check found; for its owner alone, as the history."""
+_OWN = 0o600
 
 
 def check(  # noqa: PLR0913, PLR0917 - as ``server.run.execute``, and since when
@@ -75,8 +76,9 @@ def check(  # noqa: PLR0913, PLR0917 - as ``server.run.execute``, and since when
             with suppress(MachineError):  # where the disk is full there is no room for this line either
                 emit("failed", reason=str(error))
             raise
-        atomic.write_json(document, found.to_json())
-        emit("checked", sites=sorted(found.sites), declined=dict(sorted(found.declined.items())))
+        atomic.write_json(document, found.to_json(), mode=_OWN)
+        declined = dict(sorted(found.declined.items()))
+        emit("checked", sites=sorted(found.sites), declined=declined, bytes=found.bytes)
         result = {"format": FORMAT, "run_id": folder.run_id, "outcome": "checked", "release": None}
         atomic.write_json(folder.result, result | {"parent": found.release})
         return found

@@ -32,6 +32,13 @@ def test_sites_of_a_round_are_answered_awaited_and_quarantined() -> None:
     assert standing.share == pytest.approx(2 / 3)
 
 
+def test_bytes_of_a_check_are_told_at_its_end() -> None:
+    """What the check itself counted; a log without it has none."""
+    began, ended = event("check-started", 0, sites=["a", "b"]), event("checked", 2, sites=["a"], declined={})
+    assert Standing.of([began, ended | {"bytes": 1234}]).nbytes == 1234
+    assert Standing.of([began, ended]).nbytes == 0
+
+
 def test_bytes_of_a_finished_round_are_counted_once() -> None:
     """Replies in progress give way to the round's own sums, 100 + 20 + 30; a round begun again starts from zero."""
     reply = event("reply", 2, round=1, site="a", bytes=30)

@@ -14,6 +14,7 @@ from fedretrain.errors import ConfigurationError
 from fedretrain.job import load_job
 from fedretrain.messages import SUM, request_arrays
 from fedretrain.runfolder import RunFolder
+from fedretrain.standing import Standing
 from server.checking.document import Check
 from server.checking.run import check
 from server.checking.watched import _begun
@@ -57,6 +58,8 @@ def test_a_check_is_written_down_and_not_asked_twice(job_file: Path, tmp_path: P
     assert (sorted(found.sites), found.release, found.since) == (["a", "b"], None, None)
     assert found.labels == {"head": ("0", "1", "2", "unknown")}
     assert json.loads((folder.root / "check.json").read_bytes()) == found.to_json()
+    assert (folder.root / "check.json").stat().st_mode & 0o777 == 0o600
+    assert Standing.of(folder.read_events()).nbytes == found.bytes > 0
     assert json.loads(folder.result.read_bytes())["outcome"] == "checked"
     assert [e["event"] for e in events if e["event"].startswith("check")] == [
         "check-started", "check-answer", "check-answer", "checked",
