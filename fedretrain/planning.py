@@ -148,7 +148,9 @@ class SiteHours(Section):
 class PlanSection(Section):
     """Triggers, bounds and what is preferred; every trigger that is set is looked at, and any may fire."""
 
-    metric_below: float | None = Field(None, description="act where the metric's 95 % interval lies wholly below")
+    metric_below: float | None = Field(
+        None, gt=0, le=1, description="act where the metric's 95 % interval lies wholly below"
+    )
     drift: bool = Field(True, description="whether drift is acted upon")
     schedule: Duration | None = Field(None, description="act where the last retraining is that long ago")
     volume: int | None = Field(None, ge=1, description="act where so many examples are new")

@@ -50,6 +50,8 @@ def test_a_whole_table_is_read() -> None:
         ({"zone": "../etc"}, "zone: expected a time zone such as"),
         ({"hours": ["22-6"]}, 'hours.0: expected times such as "22:00-06:00"'),
         ({"hysteresis": 0}, "hysteresis: expected at least 1"),
+        ({"metric_below": 1.5}, "metric_below: expected at most 1"),
+        ({"metric_below": 0.0}, "metric_below: expected more than 0"),
         ({"metric_bellow": 0.9}, "metric_bellow: unknown key; did you mean 'metric_below'"),
         (
             {"actions": ["nothing"]},
