@@ -6,22 +6,20 @@ Sections, those without content left out: what is to be done and by which rule, 
 cost, the alternatives and why not, what would change its mind, who decided, and what came of it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from fedretrain import words
-from fedretrain.planning import UNITS, Unit
+from fedretrain.planning import UNITS
 
 from .evidence import Estimate, Evidence, Past
 from .plan import Cost, Plan, Range
 from .score import Amount, Score
+from .units import NAMES, Teller, teller
 
 if TYPE_CHECKING:
     from server.history import Decision
-
-Teller = Callable[[float], str]
-"""Says a number to a person."""
 
 _ACTIONS: Final = {
     "nothing": "do nothing",
@@ -32,12 +30,6 @@ _ACTIONS: Final = {
     "full": "retrain on all data",
     "extend": "extend the labels",
     "roll-back": "go back to the release before",
-}
-_UNITS: Final[dict[Unit, str]] = {
-    "seconds": "time",
-    "bytes": "sent",
-    "site_seconds": "training at the sites",
-    "kwh": "energy",
 }
 _BASIS: Final = {
     "prior": "stated priors",
@@ -149,7 +141,7 @@ def _expected(plan: Plan) -> list[str]:
     for unit in UNITS:
         cost = plan.cost.of(unit) if plan.cost else None
         if cost is not None:
-            rows.append((_UNITS[unit], *_range(cost, _teller(unit))))
+            rows.append((NAMES[unit], *_range(cost, teller(unit))))
     if not rows:
         return []
     basis = _BASIS.get(plan.gain_basis, plan.gain_basis)
@@ -205,7 +197,7 @@ def _scored(score: Score | None) -> list[str]:
     if score is None:
         return []
     rows = [] if score.gain is None else [("gain in accuracy", *_amount(score.gain, _points))]
-    rows += [(_UNITS[unit], *_amount(score.costs[unit], _teller(unit))) for unit in UNITS if unit in score.costs]
+    rows += [(NAMES[unit], *_amount(score.costs[unit], teller(unit))) for unit in UNITS if unit in score.costs]
     lines = ["## What came of it", "", f"{score.outcome}." + (f" Run `{score.run}`." if score.run else "")]
     if score.forgetting is not None:
         lines += ["", f"Forgotten of what is older: {score.forgetting * 100:.1f} points."]
@@ -218,12 +210,6 @@ def _amount(amount: Amount, tell: Teller) -> tuple[str, str, str]:
 
 
 _YES: Final = {True: "yes", False: "no", None: ""}
-
-
-def _teller(unit: Unit) -> Teller:
-    if unit == "bytes":
-        return words.size
-    return (lambda value: f"{value:.4g} kWh") if unit == "kwh" else words.seconds
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

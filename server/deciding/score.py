@@ -32,6 +32,7 @@ from fedretrain.planning import UNITS, Unit
 from .energy import kwh_of
 from .evidence import checked
 from .plan import Plan, Range
+from .units import NAMES, Teller, teller
 
 FORMAT: Final = "fedretrain.score/1"
 FROM_THE_MODEL_IN_USE: Final = frozenset({"continue", "incremental", "replay", "online"})
@@ -104,8 +105,12 @@ class Score:
         """One sentence for a person."""
         said = [f"{self.action}: {self.outcome}"]
         if self.gain is not None:
-            said.append(f"gain {_told(self.gain, 'points', 100)}")
-        said += [f"{unit} {_told(amount, '', 1)}" for unit, amount in self.costs.items() if amount.actual is not None]
+            said.append(f"gain {_told(self.gain, _points)}")
+        costs = [(unit, self.costs[unit]) for unit in UNITS if unit in self.costs]
+        said += [f"{NAMES[unit]} {_told(amount, teller(unit))}" for unit, amount in costs if amount.actual is not None]
+        unexpected = [amount.expected is None for amount in (self.gain, *self.costs.values()) if amount is not None]
+        if any(unexpected):
+            said.append("nothing was expected" if all(unexpected) else "of the others nothing was expected")
         return "; ".join(said)
 
 
@@ -181,11 +186,14 @@ def spent(result: Record) -> dict[Unit, float | None]:
     }
 
 
-def _told(amount: Amount, unit: str, factor: float) -> str:
-    """The two numbers for a person."""
-    tail = f" {unit}" if unit else ""
-    actual = "unknown" if amount.actual is None else f"{amount.actual * factor:.4g}{tail}"
+def _told(amount: Amount, tell: Teller) -> str:
+    """The number for a person, beside what was expected if anything was."""
+    actual = "unknown" if amount.actual is None else tell(amount.actual)
     if amount.expected is None:
-        return f"{actual} (nothing was expected)"
-    low, high = amount.expected.low * factor, amount.expected.high * factor
-    return f"{actual} (expected {amount.expected.expected * factor:.4g}, {low:.4g} to {high:.4g})"
+        return actual
+    low, high = tell(amount.expected.low), tell(amount.expected.high)
+    return f"{actual} (expected {tell(amount.expected.expected)}, {low} to {high})"
+
+
+def _points(value: float) -> str:
+    return f"{value * 100:.4g} points"

@@ -62,7 +62,18 @@ def test_a_promise_that_was_not_kept_says_so() -> None:
         False,
         False,
     )
-    assert "gain 10 points (expected 30, 20 to 40)" in found.text
+    assert found.text == (
+        "incremental: rejected; gain 10 points (expected 30 points, 20 points to 40 points); "
+        "time 11.0 s (expected 1.0 s, 0.5 s to 2.0 s); sent 1 kB; training at the sites 12.0 s; "
+        "of the others nothing was expected"
+    )
+
+
+def test_that_nothing_was_expected_is_said_once() -> None:
+    """Each number with its unit, and one word about all of them."""
+    found = score(plan(gain=None, cost=None), result("r", kwh=6.5e-05))
+
+    assert found.text.endswith("; sent 1 kB; training at the sites 12.0 s; energy 6.5e-05 kWh; nothing was expected")
 
 
 def test_what_has_no_result_is_a_roll_back_or_a_failure() -> None:
