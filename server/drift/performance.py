@@ -1,7 +1,7 @@
 """How often the model is right: counted where there are labels, expected from its own confidence elsewhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.checking.document import Window
 
@@ -49,7 +49,7 @@ class _Right:
 
 def _accuracy(sites: Sequence[Windows], output: str, *, recent: bool) -> Estimate | None:
     """Right answers among labelled ones, of each site from the section that leaves less open by what it suppresses."""
-    found, noise = [], 0.0
+    found, noise, examples = [], 0.0, 0
     for windows in sites:
         window = windows.recent if recent else windows.reference
         counted = [_by_bin(windows, window, output), _by_class(windows, window, output)]
@@ -57,8 +57,10 @@ def _accuracy(sites: Sequence[Windows], output: str, *, recent: bool) -> Estimat
         if known:
             found.append(min(known, key=lambda each: each.width))
             noise += 2 * windows.noise * len(window.right[output])
+            examples += window.examples
     least, most, of = (sum(getattr(each, name) for each in found) for name in ("least", "most", "of"))
-    return share((least, most), of, noise)
+    told = share((least, most), of, noise)
+    return replace(told, n=min(told.n, examples)) if told else None  # suppressed counts may be less than assumed
 
 
 def _by_bin(windows: Windows, window: Window, output: str) -> _Right | None:

@@ -128,8 +128,8 @@ def about_distance(
         threshold=near.threshold,
         p=near.p,
         effect=near.effect,
-        n_reference=near.reference,
-        n_recent=near.recent,
+        n_reference=min(near.reference, examples[0]),  # suppressed counts may be less than assumed
+        n_recent=min(near.recent, examples[1]),
         large=near.is_large(asked[1]),
         unclear=unclear,
         name=name,

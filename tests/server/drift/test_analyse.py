@@ -162,6 +162,21 @@ def test_accuracy_is_an_interval_where_counts_are_suppressed() -> None:
         assert guarded.recent.high >= plain.recent.high
 
 
+@pytest.mark.parametrize("n", [30, 100])
+def test_no_more_examples_are_told_than_there_are(n: int) -> None:
+    """Suppressed counts are filled in to compare windows, beyond what a site has; what is shown stays within it."""
+    drawn = check(1, n, 1, GUARDED, NOTHING)
+    found, site = analyse(drawn, (), SETTINGS), drawn.sites["site-00"]
+    most = (site.reference.examples, site.recent.examples)
+    assert found.findings
+    for one in found.findings:
+        assert (one.n_reference <= most[0], one.n_recent <= most[1]) == (True, True), one
+    for told in found.performance:
+        assert told.recent is not None
+        assert told.reference is not None
+        assert (told.reference.n <= most[0], told.recent.n <= most[1]) == (True, True), told
+
+
 def test_worse_data_are_found() -> None:
     """Missing values that rise from 2 to 10 %, a constant that was none, data that came twice, and what fired."""
     drawn = check(1, 1000, 1, PLAIN, NOTHING)
