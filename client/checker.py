@@ -27,6 +27,7 @@ from .checking.business import Metrics
 from .checking.predictions import Answers
 from .checking.reading import Found, read
 from .checking.suppress import Guard
+from .checking.windows import windows
 from .failures import log_without_text
 from .policy import Policy, enough_for_check, may_leave
 from .sums import Total
@@ -75,6 +76,8 @@ class Checker:
     def prepare(self, request: PrepareRequest) -> int:
         """Read the data anew, and say how many complete examples there are, as the policy lets it be told.
 
+        Each window (``request.train.since``) is told by itself: a small one could be found by subtraction from all.
+
         Raises:
             DataMismatch: The data have another form than the contract's.
             DeclinedRequest: ``policy`` where there are too few of them.
@@ -83,7 +86,9 @@ class Checker:
         found = self._read(request.contract, ())
         if self._own_policy:
             enough_for_check(self._policy, len(found.data))
-        return max(0, self._guard().count(len(found.data), "examples", "all"))
+        since, guard = request.train.since, self._guard()
+        rows = windows(found.data.time, None if since is None else since.timestamp(), len(found.data))
+        return sum(max(0, guard.count(int(of.sum()), "examples", window)) for window, of in rows.items())
 
     def total(
         self, order: Order, settings: CheckSettings, base: Callable[[], Any], received: list[NDArray[Any]]

@@ -54,8 +54,8 @@ class PrepareRequest(_Body):
     ``train`` is resolved: optimizer, loss and metrics are all given, and ``codec`` is how updates travel
     (``fedretrain.codecs``). ``sums`` names the sums the run will ask for (``fedretrain.sums``); but for an evaluation
     no other is answered. With ``check`` the run trains nothing: the site reads its data leniently, and the counts of
-    the reply are together those of all complete examples. The site keeps the request under the run's id and looks it
-    up there when it is asked to train.
+    the reply are together those of the complete examples before and since ``train.since``, each as it may be told. The
+    site keeps the request under the run's id and looks it up there when it is asked to train.
     """
 
     BRIEF: ClassVar[tuple[str, ...]] = ("sums", "check")

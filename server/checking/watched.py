@@ -79,6 +79,7 @@ def watched(
         metrics=section.metrics if "business" in section.statistics else (),
         detector=section.detector if "stream" in section.statistics else None,
     )
+    train = train.model_copy(update={"since": begun})  # a site declares its examples by window
     names = members if members is not None else simulated_sites(job) if job.simulation is not None else ()
     plan = Plan(run, plain, train, contract, base, base, contract, expected=tuple(sorted(names)))
     return Watched(plan, settings, None if release is None else release.id, begun)

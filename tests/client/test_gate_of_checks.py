@@ -177,6 +177,17 @@ def test_noise_is_on_every_count_and_on_record(site: Guarded) -> None:
     assert (key.stat().st_mode & 0o777, len(key.read_bytes())) == (0o600, 32)
 
 
+def test_what_a_site_declares_tells_no_small_window(site: Guarded) -> None:
+    """41 of 100 complete examples are from before, fewer than 50: they are in no sum, so that none tells them."""
+    x, time = np.random.default_rng(0).normal(size=(100, 3)), np.arange(100.0)
+    site.data(x=x, y=np.repeat([0, 1], 50), timestamp=time)
+    site.policy("min_count = 50")
+    since = job().train.model_copy(update={"since": datetime.fromtimestamp(41.0, UTC)})
+    request = job("check-1", contract=contract(), check=True, sums=("check",), train=since)
+    assert site.ask(site.start(), PREPARE, pack(request), run="check-1")["train_examples"] == 59
+    assert site.ask(site.start(), PREPARE, pack(check()), run="check-1")["train_examples"] == 100
+
+
 def test_business_metrics_are_what_the_sites_functions_give(site: Guarded) -> None:
     """One takes the recent examples, one nothing; one that fails costs itself alone."""
     code = (
