@@ -21,6 +21,16 @@ PAGE_HINKLEY = "page-hinkley"
 DEFAULT = NamedConfig(name=PAGE_HINKLEY)
 RIVER = {"adwin": False, "kswin": False, "ddm": True, "eddm": True, "hddm-a": True, "hddm-w": True}
 """River's detectors by name, and whether they take errors alone: 0 or 1, not one minus the confidence."""
+_HDDM = ("drift_confidence", "warning_confidence", "two_sided_test")
+SETTINGS = {
+    "adwin": ("delta", "clock", "max_buckets", "min_window_length", "grace_period"),
+    "kswin": ("alpha", "window_size", "stat_size", "seed"),
+    "ddm": ("warm_start", "warning_threshold", "drift_threshold"),
+    "eddm": ("warm_start", "alpha", "beta"),
+    "hddm-a": _HDDM,
+    "hddm-w": (*_HDDM, "lambda_val"),
+}
+"""Their settings that are numbers, of the least river that the extra ``river`` takes."""
 
 
 class PageHinkley(Section):
@@ -35,7 +45,7 @@ class PageHinkley(Section):
 def check_detector(config: NamedConfig) -> None:
     """Refuse a detector that no site could run.
 
-    Settings of river's are compared with what its installed version takes where it runs; here they are numbers.
+    Of river's the names are known here, and that they are numbers; their ranges are river's own, where it runs.
 
     Raises:
         ConfigurationError: Unknown name or setting, or a setting of the wrong type or outside its range.
@@ -50,6 +60,10 @@ def check_detector(config: NamedConfig) -> None:
             f"watch.detector: there is no '{config.name}'; did you mean '{near}'? Valid: {', '.join(valid)}"
         )
     for key, value in config.settings.items():
+        if key not in (known := SETTINGS[config.name]):
+            raise ConfigurationError(
+                f"watch.detector.{key}: unknown setting of {config.name}; it has {', '.join(known)}"
+            )
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise ConfigurationError(f"watch.detector.{key}: expected a number, got {value!r}")
 

@@ -1,13 +1,14 @@
 """Page-Hinkley by hand, what it finds and what it lets be, and what leaves the site: days."""
 
+import inspect
 import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
-from client.streaming import DAY, Event, alarms, events
-from fedretrain.detectors import DEFAULT, RIVER, PageHinkley
+from client.streaming import DAY, Event, _made, alarms, events
+from fedretrain.detectors import DEFAULT, RIVER, SETTINGS, PageHinkley
 from fedretrain.errors import ConfigurationError
 from fedretrain.jobtables import NamedConfig
 
@@ -131,7 +132,9 @@ def test_every_detector_of_river_finds_a_plain_change(name: str) -> None:
     assert {event.detector for event in first} == {name}
     assert events(values, times, NamedConfig(name=name)) == first
     with pytest.raises(ConfigurationError, match=f"watch.detector.nothing: {name} does not take it; it has "):
-        events(values, times, NamedConfig(name=name, nothing=1))
+        _made(NamedConfig(name=name, nothing=1))
+    taken = inspect.signature(type(_made(NamedConfig(name=name)))).parameters
+    assert set(SETTINGS[name]) == set(taken) - {"window"}  # which is no number
 
 
 def test_the_default_is_page_hinkley_with_its_settings() -> None:

@@ -148,6 +148,9 @@ def test_what_cannot_be_watched_is_refused_in_a_line(tmp_path: Path) -> None:
     assert "watch.detector: delta: expected less than 1 (rise of the mean that is let pass" in refused(
         tmp_path, detector={"name": "page-hinkley", "delta": 2}
     )
+    assert "watch.detector: lamda: unknown setting of hddm-w; it has drift_confidence," in refused(
+        tmp_path, detector={"name": "hddm-w", "lamda": 0.1}
+    )
     assert "watch.labels: expected different names, none of them 'unknown'" in refused(tmp_path, labels=["unknown"])
     assert "did you mean 'projections'?" in refused(tmp_path, projection=3)
 
