@@ -16,7 +16,7 @@ import typer
 from fedretrain.answers import Json, answers, say
 from fedretrain.errors import ConfigurationError
 
-from .options import DEFAULT_FOLDER
+from .options import DEFAULT_FOLDER, SIMULATED_FOLDER, to_type
 
 if TYPE_CHECKING:
     from fedretrain.job import Job
@@ -60,14 +60,14 @@ def drift(
             pick_up(history, folder.resolve())
             checks, found = history.checks(), history.findings()
         if not checks:
-            raise ConfigurationError(f"{folder}: expected a check that came to its end, got none; {_MAKE}")
+            raise ConfigurationError(f"{folder}: expected a check that came to its end, got none; {_make(folder)}")
         if plot is not None:
             from .drift_plot import draw
 
             draw(found, plot.resolve())
         if report is not None:
             _write(report.resolve(), checks, found)
-        say(as_json, text.drift_lines(checks, found, last), text.drift_value(checks, found))
+        say(as_json, text.drift_lines(checks, found, last, folder), text.drift_value(checks, found))
 
 
 def plan(
@@ -113,7 +113,13 @@ def reject(
         say(as_json, [text.decision_line(kept.id, decision)], {"plan": kept.id, **vars(decision)})
 
 
-_MAKE = "make one: fedretrain server watch JOB.toml"
+def _make(folder: Path) -> str:
+    """What to type where there are no checks; or where there are some, for who did not name a folder."""
+    from .history import history_path
+
+    if folder == DEFAULT_FOLDER and history_path(SIMULATED_FOLDER).is_file():
+        return f"those of simulated sites are in another one: add --folder {SIMULATED_FOLDER}"
+    return f"make one: {to_type('watch JOB.toml', folder)}"
 
 
 def existing(folder: Path) -> "History":
@@ -122,7 +128,7 @@ def existing(folder: Path) -> "History":
 
     path = history_path(folder.resolve())
     if not path.is_file():
-        raise ConfigurationError(f"{folder}: expected a folder with checks, got none in {path}; {_MAKE}")
+        raise ConfigurationError(f"{folder}: expected a folder with checks, got none in {path}; {_make(folder)}")
     return History.open(path)
 
 

@@ -23,6 +23,7 @@ from fedretrain.planning import PlanSection
 from fedretrain.runfolder import RunFolder
 
 from .history import Decision, History, PlanRecord, Word, decided
+from .options import to_type
 from .watching import Place, settle
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ SHORTEST: Final = 4
 SHORT: Final = 12
 """Digits of a plan's id that a person sees."""
 _IDLE: Final = {"nothing": "do nothing", "watch": "go on watching"}
-_ANOTHER: Final = "make another: fedretrain server plan JOB.toml"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def find(history: History, identity: str | None = None) -> PlanRecord:
     plans = history.plans(1 if identity is None else None)
     if not plans:
         raise ConfigurationError(
-            f"{history.path}: expected a plan, got none; fedretrain server watch JOB.toml makes one"
+            f"{history.path}: expected a plan, got none; {to_type('watch JOB.toml', history.out)} makes one"
         )
     if identity is None:
         return plans[-1]
@@ -83,8 +83,8 @@ def carry_out(place: Place, history: History, identity: str, voice: Voice) -> De
         voice: "approved", or "auto".
 
     Raises:
-        ConfigurationError: It is decided, is not the latest one, asks for nothing, is not due, was made for another release, or a run is
-            under way.
+        ConfigurationError: It is decided, is not the latest one, asks for nothing, is not due, was made for another
+            release, or a run is under way.
         FedretrainError: As ``Place.run``.
     """
     from .deciding import carry_out as act
@@ -93,7 +93,9 @@ def carry_out(place: Place, history: History, identity: str, voice: Voice) -> De
     kept = find(history, identity)
     plan = Plan.from_json(kept.plan)
     if kept.job is None:
-        raise ConfigurationError(f"plan {kept.id[:SHORT]}: expected one that was kept with its job; {_ANOTHER}")
+        raise ConfigurationError(
+            f"plan {kept.id[:SHORT]}: expected one that was kept with its job; {_another(place.out)}"
+        )
     job = Job.model_validate_json(json.dumps(kept.job))
     model = act.in_use(place.out, job)
     _check_current(history, kept, plan, model.release, place.out)
@@ -146,30 +148,34 @@ def reject(history: History, identity: str, who: str, why: str) -> Decision:
 
 def _check_current(history: History, kept: PlanRecord, plan: "Plan", release: str | None, out: Path) -> None:
     """Raise ConfigurationError where a plan may not be carried out, or not any more."""
-    short = kept.id[:SHORT]
+    short, another = kept.id[:SHORT], _another(out)
     if kept.decision is not None:
         d = kept.decision
-        raise ConfigurationError(decided(short, d.decision, d.who, d.at, d.run))
+        raise ConfigurationError(decided(short, d.decision, d.who, d.at, d.run, out))
     if (latest := find(history).id) != kept.id:
         raise ConfigurationError(
-            f"plan {short}: expected the latest one, {latest[:SHORT]}; see: fedretrain server plan"
+            f"plan {short}: expected the latest one, {latest[:SHORT]}; see: {to_type('plan', out)}"
         )
     if release != plan.evidence.release:
         has, of = ((one or "none")[:16] for one in (release, plan.evidence.release))
         raise ConfigurationError(
-            f"plan {short}: expected one for the release in use, {has}, got one for {of}; {_ANOTHER}"
+            f"plan {short}: expected one for the release in use, {has}, got one for {of}; {another}"
         )
     if not plan.acts:
         raise ConfigurationError(
-            f"plan {short}: there is nothing to approve, as it is to {_IDLE[plan.action]}; reject it, or {_ANOTHER}"
+            f"plan {short}: there is nothing to approve, as it is to {_IDLE[plan.action]}; reject it, or {another}"
         )
     if plan.not_before is not None and not plan.due(datetime.now(UTC)):
         at = f"{plan.not_before:%Y-%m-%d %H:%M} UTC"
-        raise ConfigurationError(f"plan {short}: expected to be approved from {at} on; approve it then, or {_ANOTHER}")
+        raise ConfigurationError(f"plan {short}: expected to be approved from {at} on; approve it then, or {another}")
     if (going_on := next(under_way(out), None)) is not None:
         raise ConfigurationError(
-            f"plan {short}: expected no other run that is under way, got {going_on}; wait for its end, then {_ANOTHER}"
+            f"plan {short}: expected no other run that is under way, got {going_on}; wait for its end, then {another}"
         )
+
+
+def _another(out: Path) -> str:
+    return f"make another: {to_type('plan JOB.toml', out)}"
 
 
 def under_way(out: Path) -> Iterator[str]:

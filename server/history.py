@@ -34,6 +34,8 @@ from fedretrain import atomic
 from fedretrain.digest import canonical_json
 from fedretrain.errors import ConfigurationError, MachineError
 
+from .options import to_type
+
 if TYPE_CHECKING:
     from .checking.document import Check
     from .drift.findings import Findings
@@ -116,6 +118,11 @@ class History:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self.path = path
+
+    @property
+    def out(self) -> Path:
+        """The folder whose history it is, see ``history_path``."""
+        return self.path.parent.parent
 
     @classmethod
     def open(cls, path: Path) -> "History":
@@ -215,7 +222,7 @@ class History:
                 "SELECT decision, who, at, run FROM decisions WHERE plan = ?", (plan_id,)
             ).fetchone()
             if found:
-                raise ConfigurationError(decided(plan_id, *found))
+                raise ConfigurationError(decided(plan_id, *found, self.out))
             row = (plan_id, decision, who, why, _utc(), run)
             connection.execute("INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?)", row)
 
@@ -251,10 +258,12 @@ class History:
                 raise
 
 
-def decided(plan_id: str, decision: str, who: str, at: str, run: str | None) -> str:
+def decided(  # noqa: PLR0913, PLR0917  # what a person wants to know
+    plan_id: str, decision: str, who: str, at: str, run: str | None, out: Path
+) -> str:
     """Why a plan cannot be decided about again, and where to look."""
     what = {"auto": "approved within its limits"}.get(decision, decision)
-    more = f"; its run is {run}: fedretrain server status {run}" if run else ""
+    more = f"; its run is {run}: {to_type(f'status {run}', out)}" if run else ""
     return f"plan {plan_id}: expected one that is not decided, got one that was {what} by {who} at {at}{more}"
 
 

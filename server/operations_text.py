@@ -12,6 +12,8 @@ from typing import Any, Final
 from fedretrain import words
 from fedretrain.answers import table
 
+from .options import to_type
+
 Values = Mapping[str, Any]
 _NONE: Final = "-"
 _SHORT: Final = 16  # digits of a release's id
@@ -39,7 +41,7 @@ def status_lines(value: Values, folder: Path) -> Iterator[str]:
     yield f"state    {value['state']}{stage}; last event {when(value['at'])}; started {_times(value['starts'])}"
     left = "" if value["seconds_left"] is None else f", about {words.seconds(value['seconds_left'])} left"
     if value["check"]:
-        yield "rounds   none: a check; what it found: fedretrain server drift"
+        yield f"rounds   none: a check; what it found: {to_type('drift', folder)}"
     else:
         yield f"rounds   {value['completed']} of {value['rounds']} complete{left}"
     if sites["asked"]:

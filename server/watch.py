@@ -21,6 +21,7 @@ from fedretrain.runfolder import RunFolder
 from . import operations
 from .federation import Federation
 from .logs import POLL_S, Tail, read_events
+from .options import to_type
 
 INTERRUPTED: Final = 128 + signal.SIGINT
 _STEPS: Final = {
@@ -77,7 +78,7 @@ def _show(federation: Federation, run: RunFolder, folder: Path, as_json: bool, c
     if as_json:
         typer.echo(json.dumps(value, allow_nan=False))
     elif value["check"]:
-        typer.echo(f"check {run.run_id}: to write down and show what it found: fedretrain server drift")
+        typer.echo(f"check {run.run_id}: to write down and show what it found: {to_type('drift', folder)}")
     elif value["state"] == "tried":
         typer.echo(f"trial {run.run_id}: finished; to go on with its search, start that again")
     elif value["result"] is not None:

@@ -19,6 +19,7 @@ import typer
 
 from fedretrain.answers import Json, answers, say
 from fedretrain.errors import ConfigurationError
+from server.options import DEFAULT_FOLDER, SIMULATED_FOLDER
 
 if TYPE_CHECKING:
     from fedretrain.job import Job
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from server.deployed import Deployed
     from server.history import History
 
-FEDERATION = Path("federation")
-SIMULATED = Path("watched")
 INTERRUPTED = 128 + signal.SIGINT
 
 watching = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -98,7 +97,7 @@ def approve(  # noqa: PLR0913, PLR0917  # the command's options
     ] = None,
     folder: Annotated[
         Path, typer.Option("--folder", "--out", help="The federation's folder, or a simulation's output.")
-    ] = FEDERATION,
+    ] = DEFAULT_FOLDER,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
@@ -131,7 +130,7 @@ def _look(place: "Deployed | Simulated", job: "Job", history: "History", auto: b
 
     seen = look(place, job, history)
     tell: Callable[[Iterable[str]], None] = (lambda _: None) if as_json else (lambda lines: say(False, lines, None))
-    tell(text.seen_lines(seen.check, seen.findings, seen.plan))
+    tell(text.seen_lines(seen.check, seen.findings, seen.plan, place.out))
     decision, waits = None, "for a decision"
     if seen.plan.acts and auto:
         decision, waits = decisions.by_itself(place, history, seen.plan, job.plan or PlanSection())
@@ -174,7 +173,7 @@ def _place(folder: Path | None, job: "Job | None", workers: int | None) -> "Iter
     from .quiet import console_stream
 
     simulated = job is not None and job.simulation is not None
-    out = folder or (SIMULATED if simulated else FEDERATION)
+    out = folder or (SIMULATED_FOLDER if simulated else DEFAULT_FOLDER)
     with console_stream() as stream, Progress(Console(file=stream)) as progress:
         if is_federation(out) or not (simulated or job is None):
             from server.deployed import Deployed
