@@ -12,9 +12,10 @@ from fedretrain import words
 from fedretrain.answers import table
 
 from .operations_text import when
+from .options import to_type
 
 if TYPE_CHECKING:
-    from .checking.document import Check
+    from .checking.document import Check, SiteCheck, Window
     from .deciding.plan import Plan
     from .drift.findings import Estimate, Finding, Findings
     from .history import Decision, PlanRecord
@@ -23,10 +24,12 @@ NONE: Final = "-"
 SHORT: Final = 12
 MOST: Final = 12
 """Subjects that are told one by one; the JSON object and the report have all."""
+WIDE: Final = 0.3
+"""An interval of accuracy above which the table does not show it."""
 _KINDS: Final = ("covariate", "label", "concept", "quality", "stream")
 
 
-def seen_lines(check: "Check", findings: "Findings", plan: "Plan") -> Iterator[str]:
+def seen_lines(check: "Check", findings: "Findings", plan: "Plan", folder: Path) -> Iterator[str]:
     """One look: who answered, what drifted, and the plan in a line."""
     release = "the job's model" if check.release is None else f"release {check.release[:16]}"
     yield (
@@ -34,7 +37,7 @@ def seen_lines(check: "Check", findings: "Findings", plan: "Plan") -> Iterator[s
         f"{words.seconds(check.seconds)}"
     )
     yield from site_lines(check)
-    yield from finding_lines(findings)
+    yield from finding_lines(findings, folder)
     yield ""
     yield f"plan {plan.id[:SHORT]}: {plan.action}: {plan.sentence}"
 
@@ -45,7 +48,7 @@ def site_lines(check: "Check") -> Iterator[str]:
         rows = [("site", "recent", "before", "not told")]
         for name, site in sorted(check.sites.items()):
             untold = [f"{part} ({why})" for part, why in site.withheld.items() if why != "not asked"]
-            rows.append((name, str(site.recent.examples), str(site.reference.examples), ", ".join(untold) or NONE))
+            rows.append((name, _examples(site, site.recent), _before(site, check), ", ".join(untold) or NONE))
         yield from table(rows)
     for name, why in sorted(check.declined.items()):
         yield f"! {name} did not answer: {why}"
@@ -54,7 +57,7 @@ def site_lines(check: "Check") -> Iterator[str]:
             yield f"{name}: {metric} {value:.6g} {unit}".rstrip()
 
 
-def finding_lines(findings: "Findings") -> Iterator[str]:
+def finding_lines(findings: "Findings", folder: Path) -> Iterator[str]:
     """What drifted, a sentence a subject; how many questions had no answer; accuracy with its interval."""
     drifted = [one for one in findings.findings if one.verdict == "drift"]
     by_subject: dict[tuple[str, str], list[Finding]] = {}
@@ -65,7 +68,7 @@ def finding_lines(findings: "Findings") -> Iterator[str]:
     told_of = sorted(by_subject, key=lambda key: (_KINDS.index(key[0]), -max(abs(f.effect) for f in by_subject[key])))
     yield from (f"  {kind}: {_together(by_subject[kind, subject])}" for kind, subject in told_of[:MOST])
     if len(told_of) > MOST:
-        yield f"  and {len(told_of) - MOST} more: fedretrain server drift --json, or --report FILE.md"
+        yield f"  and {len(told_of) - MOST} more: {to_type('drift --report FILE.md', folder)}"
     if lacking:
         counted = ", ".join(f"{kind} {lacking[kind]}" for kind in _KINDS if lacking[kind])
         yield f"  too little data to say: {counted}"
@@ -99,7 +102,7 @@ def accuracy(recent: "Estimate | None", reference: "Estimate | None", expected: 
     return "; ".join(parts)
 
 
-def drift_lines(checks: "Sequence[Check]", found: "Sequence[Findings]", last: int) -> Iterator[str]:
+def drift_lines(checks: "Sequence[Check]", found: "Sequence[Findings]", last: int, folder: Path) -> Iterator[str]:
     """The history as a table, one line a check, and what the latest one found."""
     rows: list[tuple[str, ...]] = [("check", "when", "release", "sites", "recent", *_KINDS, "accuracy")]
     for check, findings in list(zip(checks, found, strict=True))[-last:]:
@@ -117,11 +120,11 @@ def drift_lines(checks: "Sequence[Check]", found: "Sequence[Findings]", last: in
             )
         )
     yield from table(rows)
-    yield f"number of drifts by kind; {NONE}: nothing could be said"
+    yield f"number of drifts by kind, accuracy with its interval; {NONE}: nothing, or too little, could be said"
     yield ""
     yield f"check {checks[-1].check}"
     yield from site_lines(checks[-1])
-    yield from finding_lines(found[-1])
+    yield from finding_lines(found[-1], folder)
 
 
 def drift_value(checks: "Sequence[Check]", found: "Sequence[Findings]") -> dict[str, Any]:
@@ -132,6 +135,7 @@ def drift_value(checks: "Sequence[Check]", found: "Sequence[Findings]") -> dict[
             name: {
                 "recent": site.recent.examples,
                 "reference": site.reference.examples,
+                "min_count": site.min_count,
                 "withheld": dict(site.withheld),
                 "business": {metric: [value, unit] for metric, (value, unit) in site.business.items()},
             }
@@ -167,7 +171,7 @@ def report(checks: "Sequence[Check]", found: "Sequence[Findings]", picture: str,
     yield ""
     yield from markdown_table(
         ("kind", "subject", "site", "effect", "statistic", "threshold", "p", "before", "recent", "verdict"),
-        [_row(one) for one in found[-1].findings],
+        [_row(one, checks[-1]) for one in found[-1].findings],
     )
     yield ""
     yield "## Not told, and why"
@@ -248,11 +252,17 @@ def _over_time(checks: "Sequence[Check]", found: "Sequence[Findings]") -> Iterat
         yield [check.check, check.at[:16], *(str(counted[kind]) for kind in _KINDS), _pooled(findings)]
 
 
-def _row(one: "Finding") -> list[str]:
+def _row(one: "Finding", check: "Check") -> list[str]:
     p = NONE if one.p is None else f"{one.p:.2g}"
     numbers = [f"{value:.4g}" for value in (one.effect, one.statistic, one.threshold)]
     where = one.site or "all"
-    return [one.kind, one.subject, where, *numbers, p, str(one.n_reference), str(one.n_recent), one.verdict]
+    before, recent = str(one.n_reference), str(one.n_recent)
+    site = check.sites.get(one.site or "")
+    if site is not None and not one.n_reference and not site.reference.examples:
+        before = _before(site, check)
+    if site is not None and not one.n_recent and not site.recent.examples:
+        recent = _examples(site, site.recent)
+    return [one.kind, one.subject, where, *numbers, p, before, recent, one.verdict]
 
 
 def _together(found: "Sequence[Finding]") -> str:
@@ -262,13 +272,22 @@ def _together(found: "Sequence[Finding]") -> str:
     return main.text + (f" Likewise at {', '.join(others)}." if others else "")
 
 
+def _before(site: "SiteCheck", check: "Check") -> str:
+    return _examples(site, site.reference) if check.since is not None else "0"
+
+
+def _examples(site: "SiteCheck", window: "Window") -> str:
+    """How many there are; where none are told, all that is known is that they are fewer than the smallest count."""
+    return str(window.examples) if window.examples or site.min_count == 1 else f"<{site.min_count}"
+
+
 def _estimate(one: "Estimate") -> str:
     return f"{one.value:.1%} ({one.low:.1%} to {one.high:.1%}, {one.n} examples)"
 
 
 def _pooled(findings: "Findings") -> str:
-    """Accuracy of all sites together, of the first output that has one."""
+    """Accuracy of all sites together with its interval, of the first output that has one that says something."""
     for told in findings.performance:
-        if told.site is None and told.recent is not None:
-            return f"{told.recent.value:.1%}"
+        if told.site is None and told.recent is not None and told.recent.high - told.recent.low <= WIDE:
+            return f"{told.recent.value:.1%} ({told.recent.low:.1%} to {told.recent.high:.1%})"
     return NONE

@@ -8,15 +8,18 @@ import pytest
 
 from fedretrain import cli
 from fedretrain.job import load_job
+from server.drift.findings import Estimate
 from server.drift_plot import MOST, POOLED, chosen, panels
 from server.history import History, history_path
-from server.watching_text import finding_lines
+from server.watching_text import drift_lines, finding_lines, report, site_lines
 
 from .test_watching import a_plan
 from .upkit import make_job
-from .watched import a_check, some_findings
+from .watched import a_check, a_site, a_window, some_findings
 
 pytestmark = pytest.mark.usefixtures("unflushed")
+
+OUT = Path("out")
 
 
 @pytest.fixture
@@ -43,7 +46,8 @@ def test_drift_over_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     said = ask(capsys, folder, "drift")
     rows = [line.split() for line in said.splitlines() if line.startswith("check-")]
     assert [row[0] for row in rows] == ["check-1", "check-2", "check-3"]
-    assert [row[-6:] for row in rows] == [[n, "-", "-", "-", "-", "75.0%"] for n in ("0", "2", "0")]
+    assert [row[-9:-4] for row in rows] == [[n, "-", "-", "-", "-"] for n in ("0", "2", "0")]
+    assert all(row[-4:] == ["75.0%", "(72.0%", "to", "78.0%)"] for row in rows)
     assert "south  400     800     calibration (policy)" in said
     assert "! west did not answer: policy at hours: 22:00-06:00" in said
     assert "no drift found in 2 questions; 1 more has too little data" in said
@@ -56,13 +60,25 @@ def test_drift_over_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert value["checks"][0]["sites"]["south"]["withheld"] == {"calibration": "policy"}
 
 
+def test_an_accuracy_that_nobody_knows_is_not_in_the_table() -> None:
+    """Where its interval is wider than 0.3; the line below has it with the interval."""
+    found = some_findings(1)
+    pooled = replace(found.performance[0], recent=Estimate(0.339, 0.0, 1.0, 40))
+    unsure = replace(found, performance=(pooled,))
+    [row] = [line for line in drift_lines([a_check(1)], [unsure], 1, OUT) if line.startswith("check-1")]
+    assert row.split()[-1] == "-"
+    assert "33.9% (0.0% to 100.0%, 40 examples) recently" in "".join(drift_lines([a_check(1)], [unsure], 1, OUT))
+
+
 def test_a_headline_counts_the_questions_that_are_answered() -> None:
     """Those without an answer are told apart; where none has one, no drift is not claimed."""
     drifted = some_findings(1)
     little = replace(drifted, findings=drifted.findings[2:])
-    assert next(finding_lines(drifted)) == "drift in 2 of 2 questions; 1 more has too little data"
-    assert next(finding_lines(little)) == "too little data to say anything (1 question)"
-    assert next(finding_lines(replace(drifted, findings=drifted.findings[:1]))) == "drift in 1 of 1 question"
+    assert next(finding_lines(drifted, OUT)) == "drift in 2 of 2 questions; 1 more has too little data"
+    many = replace(drifted, findings=tuple(replace(drifted.findings[0], subject=f"f{n}") for n in range(14)))
+    assert "  and 2 more: fedretrain server drift --report FILE.md --folder out" in list(finding_lines(many, OUT))
+    assert next(finding_lines(little, OUT)) == "too little data to say anything (1 question)"
+    assert next(finding_lines(replace(drifted, findings=drifted.findings[:1]), OUT)) == "drift in 1 of 1 question"
 
 
 def test_a_plan_is_shown_and_decided(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,6 +102,35 @@ def test_where_nothing_was_checked(tmp_path: Path, capsys: pytest.CaptureFixture
         capsys, tmp_path / "none", "watch", "job.toml", "--every", "6 hours", code=2
     )
     assert not (tmp_path / "none").exists()
+
+
+def test_a_window_that_is_withheld_is_not_an_empty_one() -> None:
+    """Nothing is told of fewer examples than a site's smallest count, 5; without ``since`` there are none before."""
+    none = a_window(0, 0)
+    few = a_check(1)
+    few = replace(few, sites={"north": a_site("north", none, a_window(200, 600, right=600))})
+    assert list(site_lines(few))[1].split()[:3] == ["north", "800", "<5"]
+    assert list(site_lines(replace(few, since=None)))[1].split()[:3] == ["north", "800", "0"]
+    found = some_findings(1)
+    found = replace(found, findings=(replace(found.findings[1], n_reference=0, n_recent=0),))
+    [row] = [line for line in report([few], [found], "drift.png", 0) if line.startswith("| covariate")]
+    assert row.split(" | ")[-3:-1] == ["<5", "0"]  # recent ones there are; this question has none of them
+
+
+def test_what_to_type_names_the_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it is not the default one; who named none is told of checks of simulated sites."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)
+        short = json.loads(ask(capsys, folder, "plan", "--json"))["plan"]["id"][:8]
+        latest = a_plan(action="full")
+        with History.open(history_path(folder)) as history:
+            history.add_plan(latest.to_json(), history.plans()[-1].job)
+        assert "see: fedretrain server plan --folder out\n" in ask(capsys, folder, "approve", short, code=2)
+        empty = ask(capsys, folder.parent / "none", "plan", code=2)
+        assert "make one: fedretrain server watch JOB.toml --folder none\n" in empty
+        assert "watch JOB.toml\n" in ask(capsys, Path("federation"), "plan", code=2)
+        folder.rename(folder.parent / "watched")
+        assert "add --folder watched\n" in ask(capsys, Path("federation"), "plan", code=2)
 
 
 def test_a_picture_and_a_report(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
