@@ -133,13 +133,16 @@ def existing(folder: Path) -> "History":
 
 
 def _job(path: Path, folder: Path) -> "Job":
-    """The job of a file; where a simulation's sites lie does not matter in a federation."""
+    """The job of a file, with names that there may be; where simulated sites lie does not matter in a federation."""
     from fedretrain.job import load_job
 
     from .federation import is_federation
+    from .watchable import check_names
 
     job = load_job(path)
-    return job.model_copy(update={"simulation": None}) if is_federation(folder) else job
+    meant = job.model_copy(update={"simulation": None}) if is_federation(folder) else job
+    check_names(meant, folder.resolve())
+    return meant
 
 
 def _check_files(plot: Path | None, report: Path | None) -> None:

@@ -67,6 +67,7 @@ def watch(  # noqa: PLR0913, PLR0917  # the command's options
         from fedretrain.job import load_job
         from fedretrain.planning import duration
         from server.history import History, history_path
+        from server.watchable import check_names
         from server.watching import alone, keep_looking, last_check
 
         period = None if every is None else _period(every, duration)
@@ -78,6 +79,7 @@ def watch(  # noqa: PLR0913, PLR0917  # the command's options
                 History.open(history_path(place.out)) as history,
             ):
                 meant = place.job(loaded)
+                check_names(meant, place.out)
                 if period is None:
                     _look(place, meant, history, auto, as_json)
                     return

@@ -94,6 +94,14 @@ def test_a_plan_is_shown_and_decided(folder: Path, capsys: pytest.CaptureFixture
     assert "too early" in ask(capsys, folder, "plan")
 
 
+def test_a_plan_is_not_decided_by_wrong_names(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As before a check; the plan that there is stays."""
+    job = make_job(tmp_path)
+    job.write_text(job.read_text() + "\n[watch.edges]\nbrightnes = [1]\n")
+    assert "did you mean 'brightness'" in ask(capsys, folder, "plan", str(job), code=2)
+    assert json.loads(ask(capsys, folder, "plan", "--json"))["plan"]["action"] == "nothing"
+
+
 def test_where_nothing_was_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line says so, and what to do; no folder is made."""
     for command in (["drift"], ["plan"], ["approve", "abcd"], ["reject", "abcd", "--why", "x"]):
