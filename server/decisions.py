@@ -151,7 +151,7 @@ def _check_current(history: History, kept: PlanRecord, plan: "Plan", release: st
     short, another = kept.id[:SHORT], _another(out)
     if kept.decision is not None:
         d = kept.decision
-        raise ConfigurationError(decided(short, d.decision, d.who, d.at, d.run, out))
+        raise ConfigurationError(decided(short, out, d.decision, d.who, d.at, d.run))
     if (latest := find(history).id) != kept.id:
         raise ConfigurationError(
             f"plan {short}: expected the latest one, {latest[:SHORT]}; see: {to_type('plan', out)}"

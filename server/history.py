@@ -222,7 +222,7 @@ class History:
                 "SELECT decision, who, at, run FROM decisions WHERE plan = ?", (plan_id,)
             ).fetchone()
             if found:
-                raise ConfigurationError(decided(plan_id, *found, self.out))
+                raise ConfigurationError(decided(plan_id, self.out, *found))
             row = (plan_id, decision, who, why, _utc(), run)
             connection.execute("INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?)", row)
 
@@ -259,7 +259,7 @@ class History:
 
 
 def decided(  # noqa: PLR0913, PLR0917  # what a person wants to know
-    plan_id: str, decision: str, who: str, at: str, run: str | None, out: Path
+    plan_id: str, out: Path, decision: str, who: str, at: str, run: str | None
 ) -> str:
     """Why a plan cannot be decided about again, and where to look."""
     what = {"auto": "approved within its limits"}.get(decision, decision)
