@@ -64,9 +64,9 @@ def drift(
         if plot is not None:
             from .drift_plot import draw
 
-            draw(found, plot.resolve())
+            draw(found, plot.resolve(), _least_effect(folder.resolve(), checks[-1]))
         if report is not None:
-            _write(report.resolve(), checks, found)
+            _write(report.resolve(), checks, found, _least_effect(folder.resolve(), checks[-1]))
         say(as_json, text.drift_lines(checks, found, last, folder), text.drift_value(checks, found))
 
 
@@ -157,7 +157,16 @@ def _check_files(plot: Path | None, report: Path | None) -> None:
         importlib.import_module("matplotlib")
 
 
-def _write(path: Path, checks: "list[Check]", found: "list[Findings]") -> None:
+def _least_effect(out: Path, check: "Check") -> float | None:
+    """The ``watch.effect`` that a check was judged by; None where its folder is gone."""
+    from fedretrain.checks import WatchSection
+    from fedretrain.runfolder import RunFolder
+
+    folder = RunFolder(out / "runs" / check.check)
+    return (folder.load_job().watch or WatchSection()).effect if folder.job.is_file() else None
+
+
+def _write(path: Path, checks: "list[Check]", found: "list[Findings]", effect: float | None) -> None:
     """The report, and its picture under the same name."""
     from fedretrain import atomic
 
@@ -165,6 +174,6 @@ def _write(path: Path, checks: "list[Check]", found: "list[Findings]") -> None:
     from .drift_plot import draw
 
     picture = path.with_suffix(".png")
-    left_out = draw(found, picture)
+    left_out = draw(found, picture, effect)
     lines = text.report(checks, found, picture.name, left_out)
     atomic.write_bytes(path, "".join(f"{line}\n" for line in lines).encode())

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 POOLED: Final = "all sites"
 MOST: Final = 24
 """Panels of one picture; of more subjects those that moved furthest are drawn."""
+NAMED: Final = 6
+"""Sites without a point that are named."""
 _ACROSS: Final = 3
 _UNITS: Final = {"covariate": "PSI", "label": "PSI", "concept": "accuracy lost", "quality": "share gained"}
 
@@ -71,12 +73,19 @@ def chosen(found: Sequence[Panel]) -> list[Panel]:
     return [found[i] for i in sorted(ranked[:MOST])]
 
 
-def draw(history: "Sequence[Findings]", file: Path) -> int:
-    """Draw the history; a filled point is drift, an open one is none.
+def unanswered(history: "Sequence[Findings]", drawn: Sequence[Panel]) -> list[str]:
+    """Sites that were asked about and have no point in any panel."""
+    asked = {finding.site for one in history for finding in one.findings if finding.site is not None}
+    return sorted(asked - {site for panel in drawn for site in panel.lines})
+
+
+def draw(history: "Sequence[Findings]", file: Path, effect: float | None = None) -> int:
+    """Draw the history; a filled point is drift, an open one is none, and a dashed line the least effect that counts.
 
     Args:
         history: The findings of each check, oldest first.
         file: Takes the picture, PNG.
+        effect: ``watch.effect``, of inputs and labels; None where nobody knows.
 
     Returns:
         How many subjects were left out, because there are more than ``MOST``.
@@ -96,16 +105,19 @@ def draw(history: "Sequence[Findings]", file: Path) -> int:
     axes = iter(figure.subplots(rows, _ACROSS, squeeze=False).flat)
     colours = _colours(drawn)
     for panel, place in zip(drawn, axes, strict=False):
-        _draw_panel(place, panel, colours)
+        _draw_panel(place, panel, colours, _least(panel, effect))
     for (output, line), place in zip(performance.items(), axes, strict=False):
         _draw_performance(place, output, line)
     for place in axes:
         place.set_axis_off()
     if colours:
-        figure.legend(*_legend(colours), loc="outside lower center", ncols=min(6, len(colours)), frameon=False)
+        figure.legend(*_legend(colours), loc="outside lower center", ncols=min(6, len(colours) + 1), frameon=False)
     left = len(found) - len(drawn)
     title = f"{len(history)} checks" + (f"; {left} subjects that moved less are left out" if left else "")
-    figure.suptitle(title)
+    if silent := unanswered(history, drawn):
+        more = f" and {len(silent) - NAMED} more" if len(silent) > NAMED else ""
+        title += f"; no point of {', '.join(silent[:NAMED])}{more}: too little data"
+    figure.suptitle(title, fontsize=10)
     with atomic.replacing(file) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return left
@@ -125,18 +137,34 @@ def _colours(drawn: Sequence[Panel]) -> dict[str, str]:
 def _legend(colours: Mapping[str, str]) -> tuple[list[Any], list[str]]:
     from matplotlib.lines import Line2D
 
-    return [Line2D([], [], color=colour, linewidth=2 if s == POOLED else 1) for s, colour in colours.items()], [
-        *colours
-    ]
+    lines = [Line2D([], [], color=colour, linewidth=2 if s == POOLED else 1) for s, colour in colours.items()]
+    least = Line2D([], [], color="0.5", linewidth=0.8, linestyle="--")
+    return [*lines, least], [*colours, "least effect that counts"]
 
 
-def _draw_panel(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
+def _least(panel: Panel, effect: float | None) -> float | None:
+    """The least effect that counts as drift of the subject; None where there is no single one."""
+    from .drift import concept, quality
+
+    if panel.kind == "concept":
+        return concept.FLOOR
+    if panel.kind == "quality":
+        own = panel.subject.partition(" ")[0]
+        return {"duplicates": quality.REPEATED_RISE, "constant": None}.get(own, quality.FLOOR)
+    return effect
+
+
+def _draw_panel(axes: Any, panel: Panel, colours: Mapping[str, str], least: float | None) -> None:
     for site, line in panel.lines.items():
         times, colour = [point.at for point in line], colours[site]
         axes.plot(times, [p.effect for p in line], color=colour, linewidth=1.8 if site == POOLED else 0.8)
         for point in line:
             face = colour if point.drift else "white"
             axes.plot([point.at], [point.effect], "o", color=colour, markerfacecolor=face, markersize=4)
+    if least is not None:
+        axes.axhline(least, color="0.5", linewidth=0.8, linestyle="--")
+    if all(point.effect >= 0 for line in panel.lines.values() for point in line):
+        axes.set_ylim(bottom=0.0)
     axes.set_title(f"{panel.kind}: {panel.subject}", fontsize=9)
     axes.set_ylabel(_UNITS[panel.kind], fontsize=8)
     _finish(axes)
@@ -174,7 +202,7 @@ def _finish(axes: Any) -> None:
     from matplotlib import dates
 
     of_time: Any = dates  # it has no types of its own
-    locator = of_time.AutoDateLocator(maxticks=6)
+    locator = of_time.AutoDateLocator(minticks=2, maxticks=6)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(of_time.ConciseDateFormatter(locator))
     axes.xaxis.get_offset_text().set_size(7)

@@ -3,13 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedretrain import cli
 from fedretrain.job import load_job
 from server.drift.findings import Estimate
-from server.drift_plot import MOST, POOLED, chosen, panels
+from server.drift_plot import MOST, POOLED, chosen, draw, panels, unanswered
 from server.history import History, history_path
 from server.watching_text import drift_lines, finding_lines, report, site_lines
 
@@ -164,3 +165,20 @@ def test_what_a_picture_shows() -> None:
     many = [replace(one, subject=f"f{n:03d}", effect=n / 100) for n in range(MOST + 5)]
     kept = chosen(panels([replace(found[0], findings=tuple(many))]))
     assert [panel.subject for panel in kept] == [f"f{n:03d}" for n in range(5, MOST + 5)]
+
+
+def test_where_a_picture_begins_and_what_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Effects from 0 on, the least one that counts as a dashed line, and who has no point by name."""
+    figure = pytest.importorskip("matplotlib.figure", reason="the extra plot is not installed").Figure
+    saved: list[Any] = []
+    monkeypatch.setattr(figure, "savefig", lambda self, file, **_: (saved.append(self), Path(file).touch()))
+    found = some_findings(2)
+    silent = replace(found.findings[1], site="south", verdict="too little data")
+    found = replace(found, findings=(*found.findings, silent))
+    assert unanswered([found], panels([found])) == ["south"]
+    draw([found], tmp_path / "drift.png", 0.1)
+    [picture] = saved
+    assert "no point of south: too little data" in picture.get_suptitle()
+    axes = picture.axes[0]
+    assert axes.get_ylim()[0] == 0.0
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [0.1]
