@@ -108,6 +108,7 @@ def test_fault_38_the_superlinks_database(small: Small) -> None:
     check_whole(small, run, 8)
 
 
+@pytest.mark.endurance
 def test_fault_38_a_runs_state(small: Small) -> None:
     """No checkpoint can be written: said once, and the run goes on from the last one when there is room."""
     run = small.retrain(4, min_sites=1)
@@ -121,6 +122,7 @@ def test_fault_38_a_runs_state(small: Small) -> None:
     assert small.said("server")[said:].count("its process is gone") <= 1
 
 
+@pytest.mark.endurance
 def test_fault_38_the_registry(small: Small) -> None:
     """The candidate waits, the model in use stays, nothing half is left; it is released when there is room."""
     registry = Registry.open(small.federation.folder)
@@ -152,6 +154,7 @@ def test_fault_38_a_sites_store(small: Small) -> None:
     check_whole(small, small.retrain(1, min_sites=2), 1)
 
 
+@pytest.mark.endurance
 def test_fault_38_a_sites_releases(small: Small) -> None:
     """The old release serves, and the newest arrives when there is room."""
     shelf = Shelf(small.home("north"))

@@ -22,6 +22,7 @@ def begun(stand: Stand, event: str, round_: int) -> RunFolder:
     return run
 
 
+@pytest.mark.endurance
 @pytest.mark.parametrize("module", ["client.executor", "client.trainer_main"])
 def test_fault_29_a_sites_executor_or_trainer_is_killed(stand: Stand, module: str) -> None:
     """Another one takes the message over: the round it was killed in has the site's update."""
@@ -43,8 +44,8 @@ def test_fault_29_a_sites_supernode_is_killed(stand: Stand) -> None:
     ("module", "event", "round_"),
     [
         ("server.serverapp", "round-started", 2),
-        ("server.serverapp", "checkpoint", 4),
-        ("server.executor", "round-started", 2),
+        pytest.param("server.serverapp", "checkpoint", 4, marks=pytest.mark.endurance),
+        pytest.param("server.executor", "round-started", 2, marks=pytest.mark.endurance),
         ("server.gateway", "round-started", 2),
     ],
 )
@@ -73,6 +74,7 @@ def test_the_servers_supervisor_is_killed(stand: Stand) -> None:
     check_whole(stand, run, ROUNDS)
 
 
+@pytest.mark.endurance
 def test_a_sites_supervisor_is_killed(stand: Stand) -> None:
     """The run goes on with the others; the next start at the site works at once."""
     run = begun(stand, "round-started", 2)

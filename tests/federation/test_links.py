@@ -98,6 +98,7 @@ def test_fault_27_a_slow_link(wired: Wired) -> None:
         assert named(record["admitted"]) == {"south", "west"}
 
 
+@pytest.mark.endurance
 def test_fault_28_a_site_that_never_answers(wired: Wired) -> None:
     """It is left out at every deadline, and takes part again as soon as it answers."""
     deadline = 4.0
@@ -125,6 +126,7 @@ def test_fault_30_a_link_is_cut(wired: Wired, seconds: int) -> None:
     check_whole(stand, stand.retrain(1, min_sites=3), 1)
 
 
+@pytest.mark.endurance
 def test_fault_31_below_the_quorum(wired: Wired) -> None:
     """The round is abandoned in bounded time and the run says why; resumed, it goes on from where it was."""
     stand, rounds = wired.stand, 4

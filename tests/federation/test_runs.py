@@ -17,6 +17,7 @@ def ended(run: RunFolder) -> bool:
     return run.result.exists() or run.failure.exists()
 
 
+@pytest.mark.endurance
 def test_two_runs_at_once_do_not_mix(stand: Stand) -> None:
     """Each has its own rounds; whichever comes second finds another model in use, says so and releases nothing."""
     runs = [stand.retrain(ROUNDS, deadline_s=120), stand.retrain(ROUNDS, deadline_s=120)]
