@@ -102,7 +102,7 @@ def test_fault_38_the_superlinks_database(small: Small) -> None:
     state = small.federation.state
     with small.disks["state"].full():
         wait_for(lambda: f"! {state}: the disk is full" in small.said("server"), 20, small.said("server"))
-        wait_for(lambda: "database or disk is full" in (state / "log" / "superlink.log").read_text(), 30, "it is felt")
+        wait_for(lambda: "database or disk is full" in (state / "log" / "superlink.log").read_text(), 60, "it is felt")
         assert any(str(state) in problem for problem in operations.server(small.federation)["problems"])
     wait_for(lambda: f"{state}: there is room again" in small.said("server"), 20, small.said("server"))
     check_whole(small, run, 8)
