@@ -180,3 +180,19 @@ class RunFolder:
             except BlockingIOError:
                 raise MachineError(f"{self.root}: another process is working on this run; wait for it to end") from None
             yield
+
+
+def read_kept(path: Path) -> dict[str, Any]:
+    """A JSON object in a run's folder, or beside it, that this version wrote.
+
+    Raises:
+        ConfigurationError: It is damaged.
+        MachineError: It cannot be read.
+    """
+    with atomic.disk_errors(path, "read"):
+        content = path.read_bytes()
+    try:
+        value: dict[str, Any] = json.loads(content)
+    except ValueError:
+        raise ConfigurationError(f"{path}: damaged; expected JSON as fedretrain wrote it") from None
+    return value

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from fedretrain.job import Job, load_job
 from fedretrain.progress import Progress
-from fedretrain.runfolder import RunFolder
+from fedretrain.runfolder import RunFolder, read_kept
 from fedretrain.simsites import simulated_sites
 
 from .demo import ensure_demo
 from .quiet import diverted_stderr
-from .task import Task, check_quorum, overridden, read_json
+from .task import Task, check_quorum, overridden
 
 if TYPE_CHECKING:
     from .pool import WorkerPool
@@ -38,7 +38,7 @@ def simulate(task: Task, progress: Progress) -> dict[str, Any]:
     began = time.monotonic()
     finished = task.root / "result.json"
     if finished.exists():
-        return read_json(finished)
+        return read_kept(finished)
     os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
     with ExitStack() as stack:
         stack.enter_context(diverted_stderr(task.root / "logs" / "server.log"))

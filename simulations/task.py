@@ -13,18 +13,16 @@ Format ``fedretrain.simulation/1`` of simulation.json, which is what ``--resume`
     {"format", "engine": "local" | "flower", "poison": {site: kind}, "demo": {"seed", "sites", "permuted"} | null}
 """
 
-import json
 import secrets
 import shlex
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from fedretrain import atomic, words
 from fedretrain.errors import ConfigurationError
 from fedretrain.job import Job, load_job
-from fedretrain.runfolder import RunFolder
+from fedretrain.runfolder import RunFolder, read_kept
 from fedretrain.simsites import simulated_sites
 from strategies.registry import check_job
 
@@ -177,7 +175,7 @@ def _resumed(options: Options, run_id: str) -> Task:
         if getattr(options, name) is not None:
             raise ConfigurationError(f"--resume goes on with the run as it was begun; expected no --{name} beside it")
     root = _find_run(run_id, options.out)
-    settings = read_json(root / _SETTINGS)
+    settings = read_kept(root / _SETTINGS)
     job = RunFolder.open(root).load_job()
     if options.job is not None and not _same(load_job(options.job), job):
         raise ConfigurationError(f"--resume {run_id}: the run is not of the job in {options.job}; leave JOB out")
@@ -208,14 +206,3 @@ def _find_run(run_id: str, out: Path | None) -> Path:
         known = f"runs there: {', '.join(runs)}" if runs else "no run was begun there"
         raise ConfigurationError(f"--resume {run_id}: no such run below {base}; {known}")
     return runs[run_id]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that this command wrote; raises MachineError, or ConfigurationError where it is damaged."""
-    with atomic.disk_errors(path, "read"):
-        content = path.read_bytes()
-    try:
-        value: dict[str, Any] = json.loads(content)
-    except ValueError:
-        raise ConfigurationError(f"{path}: damaged; expected JSON as fedretrain wrote it") from None
-    return value

@@ -4,7 +4,6 @@ Invariants: nothing is measured, asked or written; what is found follows from th
 verified registry, and the plans that runs were made for.
 """
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fedretrain import atomic
-from fedretrain.errors import ConfigurationError
 from fedretrain.planning import RETRAININGS, UNITS, Unit
-from fedretrain.runfolder import RunFolder
+from fedretrain.runfolder import RunFolder, read_kept
 
 from .evidence import Past
 from .plan import Cost, Plan, Range
@@ -107,7 +104,7 @@ def past_of(out: Path, plans: "Iterable[PlanRecord]" = (), clock: Clock = lambda
     """The retrainings in an output folder, oldest first; raises as ``runs_of``."""
     by_run = {p.decision.run: p for p in plans if p.decision is not None and p.decision.run is not None}
     found = []
-    results = {path.parent.name: _read(path) for path in sorted((out / "runs").glob("*/result.json"))}
+    results = {path.parent.name: read_kept(path) for path in sorted((out / "runs").glob("*/result.json"))}
     segments = {part["run_id"] for result in results.values() for part in result.get("segments", ())}
     for run, result in results.items():
         if result.get("outcome") in {"released", "rejected"} and run not in segments:
@@ -144,7 +141,7 @@ def _past(folder: RunFolder, result: Mapping[str, Any], planned: "PlanRecord | N
 
 
 def _mode(folder: RunFolder) -> str:
-    return str(_read(folder.job)["train"].get("mode", "continue"))
+    return str(read_kept(folder.job)["train"].get("mode", "continue"))
 
 
 def _as_action(mode: str) -> str:
@@ -181,16 +178,6 @@ def _failed(folder: RunFolder, planned: "PlanRecord | None", clock: Clock) -> Pa
         released=False,
         new_examples=None,
     )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with atomic.disk_errors(path, "read"):
-        content = path.read_bytes()
-    try:
-        value: dict[str, Any] = json.loads(content)
-    except ValueError:
-        raise ConfigurationError(f"{path}: damaged; expected JSON as fedretrain wrote it") from None
-    return value
 
 
 def costs_of(past: Sequence[Past]) -> dict[str, Cost]:
